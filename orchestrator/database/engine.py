@@ -1,0 +1,137 @@
+"""Engines and transactions, one engine a process and URL."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from orchestrator import clock
+from orchestrator.settings import Settings, settings
+
+T = TypeVar("T")
+
+#: How long a writer on SQLite waits for the one before it, in milliseconds.
+BUSY_TIMEOUT = 30_000
+#: A transaction that the database itself undid (deadlock, serialization, busy) is run again this often.
+RETRIES = 8
+
+_engines: dict[tuple[int, str], Engine] = {}
+
+
+def engine(config: Settings | None = None) -> Engine:
+    """The engine of this process for the configured database, opened at the first call.
+
+    Keyed by process id: a forked child must not share its parent's connections.
+    """
+    config = config or settings()
+    key = (os.getpid(), config.sqlalchemy_url)
+    if key not in _engines:
+        _engines[key] = open_engine(config.sqlalchemy_url, pool_size=config.database_pool_size)
+    return _engines[key]
+
+
+def open_engine(url: str, *, pool_size: int = 5) -> Engine:
+    """A new engine for `url`, set up so that both databases behave alike."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        if parsed.database and parsed.database != ":memory:":
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        opened = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT / 1000}, pool_size=pool_size)
+        event.listen(opened, "connect", _prepare_sqlite)
+        event.listen(opened, "begin", _begin_sqlite)
+        return opened
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    return create_engine(
+        parsed,
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_pre_ping=True,
+        pool_timeout=10,
+        connect_args={
+            "connect_timeout": 5,
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 10_000,
+        },
+    )
+
+
+def dispose() -> None:
+    """Close every connection of this process; the next use opens new ones."""
+    for key in [key for key in _engines if key[0] == os.getpid()]:
+        _engines.pop(key).dispose()
+
+
+@contextmanager
+def writing() -> Iterator[Session]:
+    """A session in one transaction that may write: committed at the end, undone on an error."""
+    with Session(engine(), expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+@contextmanager
+def reading() -> Iterator[Session]:
+    """A session that reads one consistent state and never waits for a writer."""
+    with Session(engine().execution_options(sqlite_begin="DEFERRED"), expire_on_commit=False) as session:
+        yield session
+
+
+def transact(work: Callable[[Session], T]) -> T:
+    """Run `work` in one writing transaction; run it again when the database undid it by itself.
+
+    Only failures that guarantee a rollback are retried, so `work` takes effect at most once.
+    """
+    for attempt in range(RETRIES):
+        try:
+            with writing() as session:
+                return work(session)
+        except DBAPIError as error:
+            if attempt == RETRIES - 1 or not _was_undone(error):
+                raise
+            time.sleep(random.uniform(0, 0.05 * 2**attempt))
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _was_undone(error: DBAPIError) -> bool:
+    state = getattr(error.orig, "sqlstate", None)
+    if state is not None:
+        return state in ("40001", "40P01")  # serialization failure, deadlock
+    return isinstance(error.orig, sqlite3.OperationalError) and "locked" in str(error.orig)
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
+    # The driver's own transaction handling begins too late to take the write lock up front.
+    connection.isolation_level = None
+    connection.create_function("orchestrator_now", 1, _sqlite_clock)
+    for pragma in (
+        f"busy_timeout = {BUSY_TIMEOUT}",
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "foreign_keys = ON",
+        "temp_store = MEMORY",
+        "cache_size = -32000",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _sqlite_clock(offset: float) -> str:
+    instant = clock.now() + timedelta(seconds=offset)
+    return instant.strftime("%Y-%m-%d %H:%M:%S.%f")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    mode = connection.get_execution_options().get("sqlite_begin", "IMMEDIATE")
+    connection.exec_driver_sql(f"BEGIN {mode}")

@@ -1,0 +1,1 @@
+"""The registry: projects, datasets, snapshots, datums, models and their endpoints."""

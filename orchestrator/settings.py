@@ -1,0 +1,77 @@
+"""Settings: one object for a laptop and for production; only the URLs differ."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+#: The file in the home folder where `orchestrator up` leaves the addresses of what it started.
+ENV_FILE = "orchestrator.env"
+
+
+def home() -> Path:
+    """The folder of an embedded instance: `ORCHESTRATOR_HOME`, else `.orchestrator` here."""
+    return Path(os.environ.get("ORCHESTRATOR_HOME", ".orchestrator")).absolute()
+
+
+class Settings(BaseSettings):
+    """Read from `ORCHESTRATOR_*` variables, then from `orchestrator.env` in the home folder."""
+
+    model_config = SettingsConfigDict(env_prefix="ORCHESTRATOR_", extra="ignore")
+
+    home: Path = Field(default_factory=home)
+    #: SQLAlchemy URL; empty means a SQLite file in the home folder.
+    database_url: SecretStr = SecretStr("")
+    #: Connections that one process may hold, beside one for the heartbeat.
+    database_pool_size: int = Field(5, ge=1)
+    broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    #: Where blobs live: `file:///folder` or `s3://bucket/prefix`; empty means a folder in the home.
+    blob_url: str = ""
+    s3_endpoint: str | None = None
+    s3_region: str = "us-east-1"
+    s3_access_key_id: SecretStr | None = None
+    s3_secret_access_key: SecretStr | None = None
+    #: Signs URLs of the local blob folder; empty means a key file in the home folder.
+    signing_key: SecretStr = SecretStr("")
+    #: A claim lasts this long unless renewed; the heartbeat comes at a third of it.
+    lease_seconds: float = Field(30, gt=0)
+    #: A published unit that nobody claimed for this long is published again, whatever the broker says.
+    republish_seconds: float = Field(60, gt=0)
+    #: The same, once the broker reports its queue to be empty.
+    republish_empty_seconds: float = Field(5, gt=0)
+    #: Units of one queue that may wait in the broker at a time.
+    dispatch_window: int = Field(32, ge=1)
+    #: Seconds between beat's dispatch ticks, and between its reconcile ticks.
+    dispatch_interval: float = Field(1, gt=0)
+    reconcile_interval: float = Field(5, gt=0)
+    #: Hosts that may be called although their address is link-local or a metadata service.
+    endpoint_allow: frozenset[str] = frozenset()
+    log_format: Literal["console", "json"] = "console"
+    log_level: str = "INFO"
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The database URL, with the embedded default filled in."""
+        return self.database_url.get_secret_value() or f"sqlite:///{self.home / 'orchestrator.db'}"
+
+    @property
+    def storage_url(self) -> str:
+        """The blob URL, with the embedded default filled in."""
+        return self.blob_url or (self.home / "blobs").as_uri()
+
+    @property
+    def lease(self) -> timedelta:
+        """How long a claim lasts unless renewed."""
+        return timedelta(seconds=self.lease_seconds)
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process, read once; `settings.cache_clear()` reads them anew."""
+    return Settings(_env_file=home() / ENV_FILE)

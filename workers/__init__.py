@@ -1,0 +1,1 @@
+"""The execution plane: what a worker process runs."""
