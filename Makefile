@@ -1,0 +1,53 @@
+# Every target needs Python 3.11 to 3.13 with pip, and nothing else: the rest is installed into .venv.
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check services chaos bench clean
+
+# Relative, so that a folder with spaces in its path works as well.
+BIN := .venv/bin
+PYTHON ?=
+ARGS ?=
+export PYTHON
+
+help:  ## list every target
+	@echo "make TARGET [ARGS='more arguments'] [PYTHON=/path/to/python3.12]"
+	@while IFS= read -r line; do case "$$line" in \
+		[a-z]*:*'##'*) printf '  %-10s %s\n' "$${line%%:*}" "$${line##*## }";; esac; done < Makefile
+
+install: .venv/installed  ## make .venv and install the project with all its tools
+
+demo: .venv/installed  ## a real model infers over real handwritten digits, through real workers
+	@$(BIN)/python -m examples.digits $(ARGS)
+
+test: .venv/installed  ## the suite, on a Redis and a PostgreSQL of its own
+	@$(BIN)/python -m pytest -m "not chaos" $(ARGS)
+
+check: .venv/installed  ## lint, format, types, imports and size limits, in under a minute
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/python -m scripts.limits
+	@$(BIN)/lint-imports --config importlinter.ini
+	@$(BIN)/mypy
+
+services: .venv/installed  ## the tests that use a server, on this machine's PostgreSQL, Redis and RabbitMQ
+	@ORCHESTRATOR_TEST_SERVICES="$${ORCHESTRATOR_TEST_SERVICES:-1}" \
+		$(BIN)/python -m pytest -m "services and not chaos" $(ARGS)
+
+chaos: .venv/installed  ## the slow tests: everything is killed, cut and wiped, over and over
+	@$(BIN)/python -m pytest -m chaos $(ARGS)
+
+bench: .venv/installed  ## measure the throughput, and print it beside what the machine allows
+	@$(BIN)/python -m benchmarks.bulk_inference $(ARGS)
+
+clean:  ## remove .venv, caches and what the demo left
+	rm -rf .venv .orchestrator .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/installed: pyproject.toml constraints.txt scripts/bootstrap.py
+	@for python in "$$PYTHON" python3 python python3.13 python3.12 python3.11; do \
+		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 6))' >/dev/null 2>&1; then \
+			exec "$$python" scripts/bootstrap.py; \
+		fi; \
+	done; \
+	echo "No Python found. This project needs Python 3.11 to 3.13 with pip: install it, or name it:" >&2; \
+	echo "  make PYTHON=/path/to/python3.12 ..." >&2; \
+	exit 1
