@@ -1,0 +1,195 @@
+"""What every test may ask for: a database, a broker, real worker processes; and surroundings that are its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pkgutil
+import shutil
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from sqlalchemy import URL, make_url
+
+import orchestrator
+from orchestrator.database import Base, dispose
+from orchestrator.database.engine import open_engine
+from orchestrator.settings import settings
+from tests.support.processes import Workers
+from tests.support.reaper import Reaper
+from tests.support.services import (
+    SERVICES,
+    Broker,
+    Postgres,
+    machine_postgres,
+    machine_rabbitmq,
+    machine_redis,
+    own_postgres,
+    own_redis,
+)
+
+#: On this machine's servers, SQLite has been tested already.
+DATABASES = ["postgres"] if SERVICES else ["sqlite", "postgres"]
+BROKERS = ["redis", "rabbitmq"] if SERVICES else ["redis"]
+#: Nobody listens here: a test that forgot to ask for a broker must not find the machine's.
+NO_BROKER = "redis://127.0.0.1:1/0"
+
+
+@dataclass(frozen=True)
+class Database:
+    """Where the test's tables are; the settings of this process and of its children say the same."""
+
+    kind: Literal["sqlite", "postgres"]
+    url: URL
+    home: Path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that use a server, for `make services`."""
+    for item in items:
+        if {"database", "broker", "postgres"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("services")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the logs of a failed test's processes in its report."""
+    report = yield
+    processes = getattr(item, "funcargs", {}).get("worker_processes")
+    if report.failed and processes is not None:
+        report.sections.extend((f"log of {name}", tail) for name, tail in processes.logs())
+    return report
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty home folder; no setting of the person who runs the tests reaches one of them."""
+    for name in [name for name in os.environ if name.startswith("ORCHESTRATOR_")]:
+        monkeypatch.delenv(name)
+    folder = tmp_path / "home"
+    monkeypatch.setenv("ORCHESTRATOR_HOME", str(folder))
+    monkeypatch.setenv("ORCHESTRATOR_BROKER_URL", NO_BROKER)
+    forget_settings()
+    yield folder
+    forget_settings()
+
+
+def forget_settings() -> None:
+    """Have this process read its settings, and open its connections, anew."""
+    dispose()
+    settings.cache_clear()
+    if "orchestrator.queues" in sys.modules:
+        from orchestrator.queues import app, celery_settings
+
+        app.conf.update(celery_settings(settings()))
+        # Queues and pools are kept once made, and would lead to the broker of the test before.
+        app.__dict__.pop("amqp", None)
+        app._after_fork()
+        settings.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def reaper() -> Iterator[Reaper]:
+    """Ends what this run started, should the run be killed."""
+    with Reaper() as watching:
+        yield watching
+
+
+@pytest.fixture(scope="session")
+def postgres(reaper: Reaper) -> Iterator[Postgres]:
+    """A PostgreSQL server: this run's own, or the machine's under `make services`."""
+    if SERVICES:
+        yield machine_postgres()
+        return
+    with own_postgres(reaper) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres: Postgres) -> Iterator[str]:
+    """The name of a database that holds every table and no row."""
+    with postgres.database() as url:
+        create_tables(url)
+        assert url.database is not None
+        yield url.database
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file that holds every table and no row."""
+    path = tmp_path_factory.mktemp("template") / "orchestrator.db"
+    create_tables(make_url(f"sqlite:///{path}"))
+    return path
+
+
+def create_tables(url: URL) -> None:
+    """Make every table of the project."""
+    import_tables()
+    engine = open_engine(url.render_as_string(hide_password=False))
+    Base.metadata.create_all(engine)
+    engine.dispose()
+
+
+def import_tables() -> None:
+    """Import every module of tables: only then does the metadata know them."""
+    if importlib.util.find_spec("orchestrator.schema"):
+        importlib.import_module("orchestrator.schema")
+        return
+    for module in pkgutil.walk_packages(orchestrator.__path__, "orchestrator."):
+        if module.name.endswith(".tables"):
+            importlib.import_module(module.name)
+
+
+@pytest.fixture(params=DATABASES)
+def database(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    """An empty database with every table, as this process's configured one; on each kind in turn."""
+    with ExitStack() as stack:
+        if request.param == "sqlite":
+            home.mkdir()
+            path = shutil.copyfile(request.getfixturevalue("sqlite_template"), home / "orchestrator.db")
+            url = make_url(f"sqlite:///{path}")
+        else:
+            template = request.getfixturevalue("postgres_template")
+            url = stack.enter_context(request.getfixturevalue("postgres").database(template))
+        monkeypatch.setenv("ORCHESTRATOR_DATABASE_URL", url.render_as_string(hide_password=False))
+        forget_settings()
+        yield Database(request.param, url, home)
+        dispose()
+
+
+@pytest.fixture(scope="session")
+def redis_broker(reaper: Reaper) -> Iterator[Broker]:
+    """A Redis: this run's own, or one database of the machine's under `make services`."""
+    if SERVICES:
+        with machine_redis() as broker:
+            yield broker
+        return
+    with own_redis(reaper) as server:
+        yield Broker("redis", server.url)
+
+
+@pytest.fixture(params=BROKERS)
+def broker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[Broker]:
+    """An empty broker, as this process's configured one; under `make services` on each kind in turn."""
+    with ExitStack() as stack:
+        if request.param == "redis":
+            chosen: Broker = request.getfixturevalue("redis_broker")
+            chosen.wipe()
+        else:
+            chosen = stack.enter_context(machine_rabbitmq())
+        monkeypatch.setenv("ORCHESTRATOR_BROKER_URL", chosen.url)
+        forget_settings()
+        yield chosen
+
+
+@pytest.fixture
+def worker_processes(tmp_path: Path, reaper: Reaper, broker: Broker, database: Database) -> Iterator[Workers]:
+    """Starts real workers and beat on this test's database and broker; kills what still runs at the end."""
+    processes = Workers(tmp_path, reaper)
+    yield processes
+    processes.close()

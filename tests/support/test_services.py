@@ -1,0 +1,128 @@
+"""The ground that the other tests stand on: servers that are theirs alone, and processes that never stay behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+import redis
+from sqlalchemy import inspect, text
+
+from orchestrator.database import Base, engine, reading, writing
+from orchestrator.settings import settings
+from tests.support.processes import ROOT, Running, Workers, wait_until
+from tests.support.reaper import Reaper
+from tests.support.services import SERVICES, Broker, own_redis
+
+if TYPE_CHECKING:
+    from tests.conftest import Database
+
+#: Starts a child of its own, says its number, and sleeps.
+PARENT = "import subprocess, time; print(subprocess.Popen(['sleep', '300']).pid, flush=True); time.sleep(300)"
+
+
+def is_gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.fixture
+def parent(tmp_path: Path, reaper: Reaper) -> Iterator[Running]:
+    """A process with a child, which has said the child's number in its log."""
+    running = Running([sys.executable, "-c", PARENT], log=tmp_path / "parent.log", reaper=reaper)
+    running.wait_ready(lambda: running.log.read_text().endswith("\n"))
+    yield running
+    running.kill()
+
+
+def test_the_database_has_every_table_and_this_process_is_set_to_it(database: Database) -> None:
+    assert settings().sqlalchemy_url == database.url.render_as_string(hide_password=False)
+    assert set(inspect(engine()).get_table_names()) == set(Base.metadata.tables)
+    assert engine().dialect.name == {"sqlite": "sqlite", "postgres": "postgresql"}[database.kind]
+
+
+@pytest.mark.parametrize("round_", [1, 2])
+def test_no_test_sees_what_another_wrote(database: Database, round_: int) -> None:
+    with writing() as session:
+        session.execute(text("CREATE TABLE seen (round INTEGER)"))
+        session.execute(text("INSERT INTO seen VALUES (:round)"), {"round": round_})
+    with reading() as session:
+        assert session.execute(text("SELECT round FROM seen")).scalars().all() == [round_]
+
+
+@pytest.mark.parametrize("round_", [1, 2])
+def test_no_test_finds_a_message_of_another(broker: Broker, round_: int) -> None:
+    if broker.kind != "redis":
+        pytest.skip("a virtual host is made for every test")
+    assert settings().broker_url.get_secret_value() == broker.url
+    with redis.Redis.from_url(broker.url) as client:
+        assert client.dbsize() == 0
+        client.rpush("inference", round_)
+
+
+def test_a_test_without_a_broker_cannot_reach_the_one_of_this_machine() -> None:
+    with redis.Redis.from_url(settings().broker_url.get_secret_value()) as client, pytest.raises(redis.ConnectionError):
+        client.ping()
+
+
+@pytest.mark.skipif(bool(SERVICES), reason="uses no server of the machine")
+def test_a_redis_that_was_stopped_comes_back_empty_at_the_same_address(reaper: Reaper) -> None:
+    with own_redis(reaper) as server, redis.Redis.from_url(server.url) as client:
+        client.set("key", "value")
+        server.stop()
+        with pytest.raises(redis.ConnectionError):
+            client.ping()
+        server.start()
+        assert client.get("key") is None
+
+
+def test_killing_a_process_kills_its_children_too(parent: Running) -> None:
+    child = int(parent.log.read_text())
+    parent.kill()
+    assert parent.process.returncode == -signal.SIGKILL
+    wait_until(lambda: is_gone(child), "the child is gone")
+
+
+def test_a_process_that_ends_before_it_is_ready_shows_its_log(tmp_path: Path, reaper: Reaper) -> None:
+    running = Running([sys.executable, "-c", "print('no such queue')"], log=tmp_path / "log", reaper=reaper)
+    with pytest.raises(RuntimeError, match="no such queue"):
+        running.wait_ready(lambda: False)
+    assert running.stop() == 0
+
+
+def test_processes_that_a_test_leaves_running_are_killed_at_its_end(tmp_path: Path, reaper: Reaper) -> None:
+    workers = Workers(tmp_path, reaper)
+    running = workers.run("sleeper", ["sleep", "300"])
+    workers.close()
+    assert not running.is_running
+    assert [name for name, _ in workers.logs()] == ["sleeper"]
+
+
+def test_a_killed_run_leaves_no_process_behind(tmp_path: Path) -> None:
+    """The run below starts two processes, forgets one of them, says their numbers, and is killed."""
+    program = (
+        "import subprocess, sys, time\n"
+        "from tests.support.reaper import Reaper\n"
+        "with Reaper() as reaper:\n"
+        "    started = [subprocess.Popen(['sleep', '300'], start_new_session=True) for _ in range(2)]\n"
+        "    for process in started: reaper.watch(process.pid)\n"
+        "    reaper.forget(started[1].pid)\n"
+        "    print(*[process.pid for process in started], flush=True)\n"
+        "    time.sleep(300)\n"
+    )
+    run = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    with run:
+        assert run.stdout is not None
+        watched, forgotten = map(int, run.stdout.readline().split())
+        run.kill()
+    try:
+        wait_until(lambda: is_gone(watched), "the process is gone")
+        assert not is_gone(forgotten)
+    finally:
+        os.kill(forgotten, signal.SIGKILL)
