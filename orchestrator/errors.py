@@ -77,6 +77,10 @@ class ModelNotFound(NotFound):
     """No model has this id in this project."""
 
 
+class BlobNotFound(NotFound):
+    """Nothing is stored under this key."""
+
+
 class JobNotFound(NotFound):
     """No job has this id."""
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any, cast
 
 import orjson
-from sqlalchemy import CursorResult, Select, Table, TextClause, column, text
+from sqlalchemy import CursorResult, Select, Table, TextClause, column, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Session
 
@@ -15,11 +15,17 @@ from sqlalchemy.orm import DeclarativeBase, Session
 def skip_locked(statement: Select[Any], session: Session) -> Select[Any]:
     """Lock the selected rows and pass over those that somebody else holds.
 
-    SQLite has one writer at a time, so there is nothing to pass over.
+    A writing transaction on SQLite holds the only write lock, so there is nothing to pass over.
     """
     if session.get_bind().dialect.name == "postgresql":
         return statement.with_for_update(skip_locked=True)
     return statement
+
+
+def exclusive(session: Session, name: str) -> None:
+    """Wait until no other transaction holds `name`, and hold it until this one ends."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
 
 
 def insert_ignoring(session: Session, model: type[DeclarativeBase], rows: Sequence[Mapping[str, Any]]) -> int:

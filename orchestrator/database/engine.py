@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError
@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from orchestrator import clock
 from orchestrator.settings import Settings, settings
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 #: How long a writer on SQLite waits for the one before it, in milliseconds.
@@ -89,15 +90,15 @@ def reading() -> Iterator[Session]:
         yield session
 
 
-def transact(work: Callable[[Session], T]) -> T:
-    """Run `work` in one writing transaction; run it again when the database undid it by itself.
+def transact(work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call `work(session, …)` in one writing transaction, and again when the database undid it by itself.
 
     Only failures that guarantee a rollback are retried, so `work` takes effect at most once.
     """
     for attempt in range(RETRIES):
         try:
             with writing() as session:
-                return work(session)
+                return work(session, *args, **kwargs)
         except DBAPIError as error:
             if attempt == RETRIES - 1 or not _was_undone(error):
                 raise

@@ -43,6 +43,8 @@ class SnapshotRow(Base):
         UniqueConstraint("dataset_id", "name"),
         CheckConstraint("state IN ('importing', 'ready')", name="state"),
         CheckConstraint("(ready_at IS NOT NULL) = (state = 'ready')", name="ready_at"),
+        CheckConstraint("(import_owner IS NOT NULL) = (state = 'importing')", name="import_owner"),
+        CheckConstraint("(import_expires_at IS NOT NULL) = (state = 'importing')", name="import_expires_at"),
     )
 
     id: Mapped[str] = mapped_column(Identifier, primary_key=True)
@@ -51,6 +53,20 @@ class SnapshotRow(Base):
     state: Mapped[str] = mapped_column(Text, default="importing")
     created_at: Mapped[datetime] = mapped_column(insert_default=db_now())
     ready_at: Mapped[datetime | None]
+    #: Whoever writes the snapshot, and until when he counts as alive unless he renews it.
+    import_owner: Mapped[str | None] = mapped_column(Identifier)
+    import_expires_at: Mapped[datetime | None]
+
+
+class ImportBlobRow(Base):
+    """A blob that an unfinished import may have written: recorded before the write, so that a
+    sweep finds it whatever happened to the import."""
+
+    __tablename__ = "import_blobs"
+    __table_args__ = (Index("ix_import_blobs_storage_key", "storage_key"),)
+
+    snapshot_id: Mapped[str] = mapped_column(ForeignKey("snapshots.id"), primary_key=True)
+    storage_key: Mapped[str] = mapped_column(Identifier, primary_key=True)
 
 
 class SnapshotSplitRow(Base):

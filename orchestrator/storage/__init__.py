@@ -1,1 +1,7 @@
-"""Blobs."""
+"""Blobs: in a local folder or an S3-like bucket, with signed URLs for both."""
+
+from orchestrator.storage.configured import blobs, open_blobs
+from orchestrator.storage.keys import check_key, content_key
+from orchestrator.storage.store import BlobInfo, Blobs
+
+__all__ = ["BlobInfo", "Blobs", "blobs", "check_key", "content_key", "open_blobs"]

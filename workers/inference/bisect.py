@@ -166,7 +166,8 @@ class Batch:
 
     async def given_up(self, failure: InferenceFailure, made: int) -> Stuck:
         """Tell a server that is down from a batch that it cannot bear."""
-        if isinstance(failure, Unreachable) or not await self.client.ready():
+        # A server that keeps saying that it is busy says nothing about the items.
+        if isinstance(failure, Unreachable | Overloaded) or not await self.client.ready():
             raise Unreachable(failure.message, status=failure.status) from failure
         return Stuck(failure, made)
 

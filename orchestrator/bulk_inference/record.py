@@ -1,0 +1,148 @@
+"""Recording: results, failures and progress of an attempt, in one fenced transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from orchestrator import ledger
+from orchestrator.bulk_inference.lifecycle import LIFECYCLE, end, set_columns
+from orchestrator.bulk_inference.models import ProgressState
+from orchestrator.bulk_inference.tables import FailureRow
+from orchestrator.database import db_now, insert_ignoring, transact
+from orchestrator.inference_store.tables import InferenceRow
+from orchestrator.ledger import Lease
+
+
+class StoredResult(NamedTuple):
+    """An inference to be stored: `data` is JSON text, `version` says whether it is a standard list."""
+
+    ordinal: int
+    datum_id: str
+    sha256: str
+    storage_key: str
+    data: str
+    version: str
+
+
+class FailedResult(NamedTuple):
+    """A datum that is given up."""
+
+    ordinal: int
+    datum_id: str
+    failure_class: str
+    status: int | None
+    message: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a flush found: how many rows were new, and whether the job wants the unit to pause."""
+
+    stored: int
+    failed: int
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What every result of a job has in common."""
+
+    model_id: str
+    action: str
+
+
+def record(
+    lease: Lease,
+    target: Target,
+    results: Sequence[StoredResult],
+    failures: Sequence[FailedResult] = (),
+    *,
+    in_flight: int = 0,
+) -> Recorded:
+    """Store results and failures, and add those that are new to the unit's counters.
+
+    One transaction, which first makes sure that the lease still holds.
+
+    Raises:
+        LeaseLost: the unit belongs to another attempt now, or was cancelled; nothing was written.
+    """
+    return transact(_record, lease, target, results, failures, in_flight)
+
+
+def _record(
+    session: Session,
+    lease: Lease,
+    target: Target,
+    results: Sequence[StoredResult],
+    failures: Sequence[FailedResult],
+    in_flight: int,
+) -> Recorded:
+    ledger.check(session, lease)
+    stored = insert_ignoring(session, InferenceRow, _result_rows(session, lease.job_id, target, results))
+    failed = insert_ignoring(session, FailureRow, failure_rows(session, lease.job_id, failures))
+    ledger.hold(session, lease, done=stored, failed=failed, in_flight=in_flight)
+    if failed:
+        LIFECYCLE.move(session, lease.job_id, ProgressState.RUNNING_FAILED)
+    return Recorded(stored, failed, ledger.is_paused(session, lease))
+
+
+def fail_job(lease: Lease, reason: str) -> None:
+    """End the job as failed because its endpoint will never answer; results so far stay.
+
+    Raises:
+        LeaseLost: the unit belongs to another attempt now, or was cancelled; nothing was written.
+    """
+
+    def fail(session: Session) -> None:
+        ledger.check(session, lease)
+        end(session, lease.job_id, ProgressState.FAILED, reason=reason, by=lease.unit_id)
+
+    transact(fail)
+
+
+def explain(job_id: str, reason: str) -> None:
+    """Say on the job why it waits; an empty reason clears what was said."""
+    transact(set_columns, job_id, reason=reason)
+
+
+def inference_id(job_id: str, ordinal: int) -> str:
+    """The id of a job's inference on a datum: the same however often the unit runs."""
+    return f"{job_id}-{ordinal:08d}"
+
+
+def failure_rows(session: Session, job_id: str, failures: Sequence[FailedResult]) -> list[dict[str, object]]:
+    """Rows for `FailureRow`, stamped by the database's clock."""
+    if not failures:
+        return []
+    created = session.scalar(select(db_now()))
+    return [{"job_id": job_id, "created_at": created, **failure._asdict()} for failure in failures]
+
+
+def _result_rows(
+    session: Session, job_id: str, target: Target, results: Sequence[StoredResult]
+) -> list[dict[str, object]]:
+    if not results:
+        return []
+    created = session.scalar(select(db_now()))
+    return [
+        {
+            "model_id": target.model_id,
+            "inference_id": inference_id(job_id, result.ordinal),
+            "created_at": created,
+            "inference_action": target.action,
+            "version": result.version,
+            "data": result.data,
+            "data_hash": result.sha256,
+            "data_storage_key": result.storage_key,
+            "bulk_inference_job_id": job_id,
+            "datum_id": result.datum_id,
+            "ordinal": result.ordinal,
+        }
+        for result in results
+    ]

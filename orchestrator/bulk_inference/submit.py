@@ -1,0 +1,167 @@
+"""Submission: a request is checked against the registry, then becomes a job and its first unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from orchestrator import ledger
+from orchestrator.bulk_inference.lifecycle import LIFECYCLE
+from orchestrator.bulk_inference.models import NewBulkInferenceJobRequest, ProgressState, SubmitOptions
+from orchestrator.bulk_inference.tables import BulkInferenceJobRow
+from orchestrator.database import transact
+from orchestrator.errors import (
+    DatasetNotFound,
+    InferenceMethodNotSupported,
+    InvalidRequest,
+    ModelNotFound,
+    SnapshotNotFound,
+    SplitNotFound,
+)
+from orchestrator.ids import new_id
+from orchestrator.queues import QueueName
+from orchestrator.registry.models import TaskType
+from orchestrator.registry.tables import DatasetRow, ModelRow, ProjectRow, SnapshotRow, SnapshotSplitRow
+
+log = structlog.get_logger(__name__)
+
+KIND = "bulk_inference"
+
+#: Task types whose standard lists can be compared with annotations.
+EVALUABLE = frozenset(
+    {
+        TaskType.IMAGE_CLASSIFICATION,
+        TaskType.IMAGE_SEGMENTATION,
+        TaskType.OBJECT_DETECTION,
+        TaskType.ORIENTED_OBJECT_DETECTION,
+    }
+)
+
+
+def submit(request: NewBulkInferenceJobRequest, options: SubmitOptions | None = None) -> str:
+    """Write the job and its planning unit in one transaction, then nudge dispatch; returns the job's id.
+
+    With the broker away the job is accepted all the same, and starts when the broker is back.
+
+    Raises:
+        NotFound: no such model, dataset, snapshot or split (each a class of its own).
+        InvalidRequest: another value of the request is wrong. Nothing was written.
+    """
+    options = options or SubmitOptions()
+    try:
+        job_id, is_new = transact(_write, request, options)
+    except IntegrityError:
+        # Another submission with the same request id committed first: run again, and find its job.
+        if options.request_id is None:
+            raise
+        job_id, is_new = transact(_write, request, options)
+    if is_new:
+        log.info("job_submitted", job=job_id, kind=KIND, model=request.model_id)
+        ledger.dispatch()
+    return job_id
+
+
+def submit_message(spec: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """`submit` for a message from a queue, whose parts have not been checked yet.
+
+    Raises:
+        InvalidRequest: the message does not describe a request; says which field is wrong.
+    """
+    try:
+        return submit(NewBulkInferenceJobRequest.model_validate(spec), SubmitOptions.model_validate(options))
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise InvalidRequest(f"The submission is malformed: {wrong}") from error
+
+
+def _write(session: Session, request: NewBulkInferenceJobRequest, options: SubmitOptions) -> tuple[str, bool]:
+    if options.request_id is not None:
+        former = ledger.requested(session, KIND, options.request_id)
+        if former is not None:
+            return former, False
+    action = _check(session, request)
+    job_id = new_id()
+    ledger.open_job(
+        session,
+        job_id=job_id,
+        kind=KIND,
+        project_id=request.model_project_id,
+        weight=session.get_one(ProjectRow, request.model_project_id).weight,
+        priority=options.priority,
+        request_id=options.request_id,
+        first=ledger.NewUnit(f"{KIND}.plan", "plan", QueueName.PLANNING),
+    )
+    session.add(
+        BulkInferenceJobRow(
+            id=job_id,
+            state=ProgressState.INITIALIZED,
+            model_project_id=request.model_project_id,
+            model_id=request.model_id,
+            dataset_project_id=request.dataset_project_id,
+            dataset_id=request.dataset_id,
+            snapshot_id=request.dataset_snapshot_id,
+            split=request.dataset_snapshot_split,
+            inference_method=request.inference_method,
+            action=action,
+            evaluate_metrics=request.evaluate_metrics,
+            batch_size=request.batch_size,
+            failure_threshold=options.failure_threshold,
+        )
+    )
+    session.flush()
+    LIFECYCLE.begin(session, job_id)
+    return job_id, True
+
+
+def _check(session: Session, request: NewBulkInferenceJobRequest) -> str:
+    """Hold the request against the registry; returns the inference method it resolves to."""
+    if request.batch_size < 1:
+        raise InvalidRequest(f"batch_size is {request.batch_size}: it must be 1 or more")
+    model = session.get(ModelRow, request.model_id)
+    if model is None or model.project_id != request.model_project_id:
+        raise ModelNotFound(f"No model {request.model_id!r} in project {request.model_project_id!r}")
+    split = _find_split(session, request)
+    if request.evaluate_metrics:
+        if TaskType(model.task_type) not in EVALUABLE:
+            raise InvalidRequest(f"evaluate_metrics: there are no metrics for {model.task_type}")
+        if split.annotated_count == 0:
+            raise InvalidRequest(f"evaluate_metrics: no datum of split {split.split!r} is annotated")
+    return _resolve_action(model, request.inference_method)
+
+
+def _find_split(session: Session, request: NewBulkInferenceJobRequest) -> SnapshotSplitRow:
+    dataset = session.get(DatasetRow, request.dataset_id)
+    if dataset is None or dataset.project_id != request.dataset_project_id:
+        raise DatasetNotFound(f"No dataset {request.dataset_id!r} in project {request.dataset_project_id!r}")
+    snapshot = session.get(SnapshotRow, request.dataset_snapshot_id)
+    if snapshot is None or snapshot.dataset_id != dataset.id or snapshot.state != "ready":
+        raise SnapshotNotFound(f"No snapshot {request.dataset_snapshot_id!r} in dataset {dataset.name!r}")
+    split = session.get(SnapshotSplitRow, (snapshot.id, request.dataset_snapshot_split))
+    if split is None:
+        known = session.scalars(select(SnapshotSplitRow.split).where(SnapshotSplitRow.snapshot_id == snapshot.id))
+        raise SplitNotFound(
+            f"No split {request.dataset_snapshot_split!r} in snapshot {snapshot.name!r}: "
+            f"it has {', '.join(sorted(known))}"
+        )
+    return split
+
+
+def _resolve_action(model: ModelRow, method: str) -> str:
+    if method in model.actions:
+        return method
+    choices = ", ".join(model.actions)
+    if method:
+        raise InferenceMethodNotSupported(
+            f"inference_method: {model.task_type} model {model.name!r} has no {method!r}: choose from {choices}"
+        )
+    if len(model.actions) != 1:
+        raise InferenceMethodNotSupported(
+            f"inference_method: {model.task_type} model {model.name!r} has several, name one of {choices}"
+        )
+    return model.actions[0]

@@ -1,0 +1,98 @@
+"""Jobs as the ledger sees them: opened, paused, finished by a unit of their own, closed."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from orchestrator.database import db_now
+from orchestrator.ledger import units
+from orchestrator.ledger.lifecycle import UNFINISHED, UnitState
+from orchestrator.ledger.models import NewUnit
+from orchestrator.ledger.tables import JobRow, UnitRow
+from orchestrator.queues import QueueName
+
+
+def open_job(
+    session: Session,
+    *,
+    job_id: str,
+    kind: str,
+    project_id: str,
+    first: NewUnit,
+    weight: int = 1,
+    priority: int = 0,
+    request_id: str | None = None,
+) -> None:
+    """Write a job and its first unit; the caller's transaction makes both of them true at once."""
+    session.add(
+        JobRow(id=job_id, kind=kind, project_id=project_id, weight=weight, priority=priority, request_id=request_id)
+    )
+    session.flush()
+    units.add(session, job_id, [first])
+
+
+def requested(session: Session, kind: str, request_id: str) -> str | None:
+    """The job that an earlier submission with this request id made."""
+    return session.scalar(select(JobRow.id).where(JobRow.kind == kind, JobRow.request_id == request_id))
+
+
+def pause(session: Session, job_id: str) -> None:
+    """Let no further unit of the job start; those at work stop at their next write."""
+    _set(session, job_id, paused=True)
+    # The message stays in the broker; whoever receives it finds the job paused and drops it.
+    session.execute(
+        update(UnitRow)
+        .where(UnitRow.job_id == job_id, UnitRow.state == UnitState.PUBLISHED)
+        .values(state=UnitState.READY, published_at=None),
+        execution_options={"synchronize_session": False},
+    )
+
+
+def resume(session: Session, job_id: str) -> None:
+    """Undo a pause."""
+    _set(session, job_id, paused=False)
+
+
+def close(session: Session, job_id: str) -> None:
+    """The job has ended: reconcile looks at it no more."""
+    _set(session, job_id, closed_at=db_now(), paused=False)
+
+
+def reopen(session: Session, job_id: str) -> None:
+    """The job has something to do again, and will need finishing again."""
+    _set(session, job_id, closed_at=None, finish_unit_id=None)
+
+
+def finish_if_drained(session: Session, job_id: str) -> bool:
+    """Add the unit that finishes the job, if nothing else is left to do; say whether it was added.
+
+    Of many that try at once, one adds it. A finishing unit that died is followed by another, which
+    its payload tells why.
+    """
+    job = session.get(JobRow, job_id, with_for_update=True, populate_existing=True)
+    if job is None or job.closed_at is not None or _has_unfinished(session, job_id):
+        return False
+    former = session.get(UnitRow, job.finish_unit_id) if job.finish_unit_id else None
+    if former is not None and former.state != UnitState.DEAD:
+        return False
+    kind = f"{job.kind}.finish"
+    number = session.scalar(
+        select(func.count()).select_from(UnitRow).where(UnitRow.job_id == job_id, UnitRow.kind == kind)
+    )
+    key = f"finish {(number or 0) + 1}"
+    payload = {"former_error": former.last_error} if former is not None else {}
+    units.add(session, job_id, [NewUnit(kind, key, QueueName.PLANNING, payload)])
+    job.finish_unit_id = session.scalar(select(UnitRow.id).where(UnitRow.job_id == job_id, UnitRow.key == key))
+    return True
+
+
+def _has_unfinished(session: Session, job_id: str) -> bool:
+    unfinished = select(UnitRow.id).where(UnitRow.job_id == job_id, UnitRow.state.in_(UNFINISHED)).limit(1)
+    return session.scalar(unfinished) is not None
+
+
+def _set(session: Session, job_id: str, **values: object) -> None:
+    session.execute(
+        update(JobRow).where(JobRow.id == job_id).values(**values), execution_options={"synchronize_session": False}
+    )

@@ -1,0 +1,217 @@
+"""Leases: how an attempt takes a unit, keeps it, writes under it and lets it go.
+
+Every statement here is one compare-and-set on (id, attempt, state).
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, assert_never, cast
+
+from sqlalchemy import CursorResult, and_, case, or_, select, update
+from sqlalchemy.orm import Session
+
+from orchestrator.database import db_now, transact, writing
+from orchestrator.errors import LeaseLost
+from orchestrator.ledger.lifecycle import UnitState, sources
+from orchestrator.ledger.models import Again, Done, Failed, Hopeless, Lease, Outcome, Postponed
+from orchestrator.ledger.tables import JobRow, UnitRow
+from orchestrator.settings import settings
+
+#: Delays grow from FIRST_DELAY by a factor of two up to LONGEST_DELAY.
+FIRST_DELAY = timedelta(seconds=1)
+LONGEST_DELAY = timedelta(seconds=60)
+#: A unit put back because a server is away looks again soon: the server may return at any moment.
+LONGEST_POSTPONEMENT = timedelta(seconds=8)
+#: Longer texts are cut: an error is for reading.
+ERROR_LENGTH = 2000
+
+
+def claim(unit_id: str, owner: str) -> Lease | None:
+    """Take the unit for `owner`, or None if it is not to be had: then drop the message.
+
+    It is to be had when nobody works on it, or whoever did fell silent; not when it is finished,
+    not yet due, out of attempts, or its job is paused.
+    """
+    free = or_(
+        UnitRow.state.in_((UnitState.READY, UnitState.PUBLISHED)),
+        and_(UnitRow.state == UnitState.LEASED, UnitRow.lease_expires_at < db_now()),
+    )
+    paused = select(JobRow.id).where(JobRow.id == UnitRow.job_id, JobRow.paused).exists()
+    statement = (
+        update(UnitRow)
+        .where(UnitRow.id == unit_id, free, UnitRow.not_before <= db_now(), ~paused)
+        .where(UnitRow.attempt < UnitRow.max_attempts)
+        .values(
+            state=UnitState.LEASED,
+            attempt=UnitRow.attempt + 1,
+            lease_owner=owner,
+            lease_expires_at=db_now(settings().lease),
+            started_at=db_now(),
+        )
+        .returning(
+            UnitRow.attempt,
+            UnitRow.max_attempts,
+            UnitRow.kind,
+            UnitRow.job_id,
+            UnitRow.job_kind,
+            UnitRow.project_id,
+            UnitRow.payload,
+            UnitRow.postponements,
+        )
+    )
+
+    def take(session: Session) -> Lease | None:
+        row = session.execute(statement, execution_options={"synchronize_session": False}).one_or_none()
+        return None if row is None else Lease(unit_id=unit_id, owner=owner, **row._mapping)
+
+    return transact(take)
+
+
+def renew(lease: Lease) -> bool:
+    """Extend the lease from the database's clock; say whether the job wants the unit to pause.
+
+    Raises:
+        LeaseLost: another attempt has claimed the unit since, or it was cancelled.
+    """
+
+    def extend(session: Session) -> bool:
+        _write(session, lease, lease_expires_at=db_now(settings().lease))
+        return is_paused(session, lease)
+
+    return transact(extend)
+
+
+def check(session: Session, lease: Lease) -> None:
+    """Make sure, first thing in a transaction, that the lease still holds, and lock its unit.
+
+    Nobody can take the unit until the transaction ends.
+
+    Raises:
+        LeaseLost: another attempt has claimed the unit since, or it was cancelled.
+    """
+    mine = UnitRow.id == lease.unit_id, UnitRow.attempt == lease.attempt, UnitRow.state == UnitState.LEASED
+    if session.scalar(select(UnitRow.id).where(*mine).with_for_update()) is None:
+        raise LeaseLost(lease.unit_id, lease.attempt)
+
+
+def hold(session: Session, lease: Lease, *, done: int = 0, failed: int = 0, in_flight: int = 0) -> None:
+    """Extend the lease inside the caller's transaction, and add to the unit's counters.
+
+    Raises:
+        LeaseLost: another attempt has claimed the unit since, or it was cancelled.
+    """
+    _write(
+        session,
+        lease,
+        lease_expires_at=db_now(settings().lease),
+        done_count=UnitRow.done_count + done,
+        failed_count=UnitRow.failed_count + failed,
+        in_flight=in_flight,
+        # Whoever makes progress starts again with the shortest delay.
+        postponements=0 if done else UnitRow.postponements,
+    )
+
+
+def is_paused(session: Session, lease: Lease) -> bool:
+    """Whether somebody paused the lease's job."""
+    return bool(session.scalar(select(JobRow.paused).where(JobRow.id == lease.job_id)))
+
+
+def settle(session: Session, lease: Lease, outcome: Outcome) -> None:
+    """Let the unit go as its attempt ended.
+
+    Raises:
+        LeaseLost: another attempt has claimed the unit since, or it was cancelled.
+    """
+    match outcome:
+        case Done():
+            _finish(session, lease, UnitState.DONE, None)
+        case Hopeless(error):
+            _finish(session, lease, UnitState.DEAD, error)
+        case Failed(error) if lease.attempt >= lease.max_attempts:
+            _finish(session, lease, UnitState.DEAD, error)
+        case Failed(error):
+            _put_back(session, lease, backoff(lease.attempt), last_error=error[:ERROR_LENGTH])
+        case Again(delay):
+            _put_back(session, lease, timedelta(seconds=delay), max_attempts=UnitRow.max_attempts + 1)
+        case Postponed(reason):
+            _put_back(
+                session,
+                lease,
+                min(backoff(lease.postponements + 1), LONGEST_POSTPONEMENT),
+                max_attempts=UnitRow.max_attempts + 1,
+                postponements=UnitRow.postponements + 1,
+                last_error=reason[:ERROR_LENGTH],
+            )
+        case _:
+            assert_never(outcome)
+
+
+def backoff(failures: int) -> timedelta:
+    """The delay after the given number of failures in a row: 1 s, 2 s, 4 s … 60 s."""
+    doublings = min(max(failures - 1, 0), 16)
+    return min(FIRST_DELAY * (1 << doublings), LONGEST_DELAY)
+
+
+def count_stale_write(lease: Lease) -> None:
+    """Remember on the unit that an attempt without a lease tried to write and was refused."""
+    with writing() as session:
+        session.execute(
+            update(UnitRow).where(UnitRow.id == lease.unit_id).values(stale_writes=UnitRow.stale_writes + 1)
+        )
+
+
+def rescue_values() -> dict[str, Any]:
+    """The columns of a unit whose attempt fell silent: back to ready, or dead when none is left."""
+    spent = UnitRow.attempt >= UnitRow.max_attempts
+    silence = "the attempt fell silent: its process was killed, froze, or lost the database"
+    return {
+        "state": case((spent, UnitState.DEAD.value), else_=UnitState.READY.value),
+        "finished_at": case((spent, db_now()), else_=None),
+        "lease_owner": None,
+        "lease_expires_at": None,
+        "in_flight": 0,
+        "not_before": db_now(),
+        "published_at": None,
+        "last_error": silence,
+    }
+
+
+def _finish(session: Session, lease: Lease, state: UnitState, error: str | None) -> None:
+    _write(
+        session,
+        lease,
+        to=state,
+        lease_owner=None,
+        lease_expires_at=None,
+        in_flight=0,
+        finished_at=db_now(),
+        last_error=error and error[:ERROR_LENGTH],
+    )
+
+
+def _put_back(session: Session, lease: Lease, delay: timedelta, **values: Any) -> None:
+    _write(
+        session,
+        lease,
+        to=UnitState.READY,
+        lease_owner=None,
+        lease_expires_at=None,
+        in_flight=0,
+        published_at=None,
+        not_before=db_now(delay),
+        **values,
+    )
+
+
+def _write(session: Session, lease: Lease, *, to: UnitState = UnitState.LEASED, **values: Any) -> None:
+    outcome = session.execute(
+        update(UnitRow)
+        .where(UnitRow.id == lease.unit_id, UnitRow.attempt == lease.attempt, UnitRow.state == UnitState.LEASED)
+        .where(UnitRow.state.in_(sources(to)))
+        .values(state=to, **values),
+        execution_options={"synchronize_session": False},
+    )
+    if cast(CursorResult[Any], outcome).rowcount != 1:
+        raise LeaseLost(lease.unit_id, lease.attempt)

@@ -1,0 +1,128 @@
+"""What passes between the ledger and those who use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from orchestrator.queues import QueueName
+
+
+@dataclass(frozen=True, slots=True)
+class NewUnit:
+    """A unit to be added to a job; `key` names it within the job, so that adding twice adds once."""
+
+    kind: str
+    key: str
+    queue: QueueName
+    payload: Mapping[str, Any] = field(default_factory=dict)
+    max_attempts: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right of one attempt to act on one unit; every write it makes names `attempt`."""
+
+    unit_id: str
+    attempt: int
+    max_attempts: int
+    kind: str
+    job_id: str
+    job_kind: str
+    project_id: str
+    owner: str
+    payload: Mapping[str, Any]
+    postponements: int
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A unit whose id is on its way to the broker."""
+
+    id: str
+    kind: str
+    queue: str
+    job_id: str
+    key: str
+
+    @property
+    def label(self) -> str:
+        """What Flower shows as the task's arguments."""
+        return f"job={self.job_id} {self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A job's counts, summed over its units; nothing else stores them."""
+
+    done: int
+    failed: int
+    in_flight: int
+    units: Mapping[str, int]
+
+    @property
+    def unfinished(self) -> int:
+        """Units that still have something to do."""
+        return sum(self.units.get(state, 0) for state in ("ready", "published", "leased"))
+
+
+@dataclass(frozen=True, slots=True)
+class UnitSummary:
+    """A unit as a person sees it."""
+
+    id: str
+    job_id: str
+    job_kind: str
+    kind: str
+    key: str
+    queue: str
+    state: str
+    attempt: int
+    max_attempts: int
+    done_count: int
+    failed_count: int
+    stale_writes: int
+    last_error: str | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
+# Outcomes of an attempt: what `workers.unit` makes of each is in `leases.py`.
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The unit's effect is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """There is more to do and nothing went wrong: come back after `delay` seconds."""
+
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """Something outside the unit is away: come back later, without using up an attempt."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The attempt failed; another may succeed."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hopeless:
+    """The unit failed in a way that no further attempt can mend."""
+
+    error: str
+
+
+Outcome = Done | Again | Postponed | Failed | Hopeless

@@ -1,0 +1,172 @@
+"""The Celery app, its queues and its settings, and how a unit's id is published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Any, Protocol
+
+from amqp.exceptions import ChannelError
+from celery import Celery
+from kombu import Exchange, Queue
+from kombu.exceptions import OperationalError
+
+from orchestrator.errors import Unavailable
+from orchestrator.settings import Settings, settings
+
+
+class QueueName(StrEnum):
+    """The queues; a worker serves one or several of them."""
+
+    SUBMISSIONS = "submissions"  #: jobs that Celery producers submit
+    TICKS = "ticks"  #: beat's dispatch and reconcile
+    PLANNING = "planning"  #: cutting jobs into units, and finishing them
+    INFERENCE = "inference"  #: calling model servers
+
+
+#: Dispatch counts the units that wait here; the other two queues carry no units.
+UNIT_QUEUES = (QueueName.PLANNING, QueueName.INFERENCE)
+
+#: The Redis transport gives an unacknowledged message to another worker after this many seconds.
+VISIBILITY_TIMEOUT = 1200
+
+
+class Publishable(Protocol):
+    """What dispatch tells the broker of a unit; only `id` is needed to run it."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def queue(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+
+
+class Publisher(Protocol):
+    """Sends one message for each unit, and knows how many messages wait."""
+
+    def publish(self, units: Iterable[Publishable]) -> None: ...
+
+    def depth(self, queue: str) -> int: ...
+
+
+def celery_settings(config: Settings) -> dict[str, Any]:
+    """Celery's settings; `docs/operations.md` says why each is what it is."""
+    return {
+        "broker_url": config.broker_url.get_secret_value(),
+        "task_queues": [_queue(name, config) for name in QueueName],
+        "task_default_queue": QueueName.PLANNING.value,
+        "task_create_missing_queues": False,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "result_accept_content": ["json"],
+        "task_ignore_result": True,
+        "task_store_errors_even_if_ignored": False,
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "task_retry_on_worker_lost": False,
+        "task_acks_on_failure": True,
+        "task_acks_on_timeout": True,
+        "task_track_started": True,
+        "task_send_sent_event": True,
+        "task_repr_maxlevels": 1,
+        "task_time_limit": 600,
+        "task_soft_time_limit": 540,
+        "worker_send_task_events": True,
+        "worker_prefetch_multiplier": 1,
+        "worker_disable_prefetch": False,
+        "worker_eta_task_limit": 100,
+        "worker_soft_shutdown_timeout": 30,
+        "worker_enable_soft_shutdown_on_idle": True,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_pool_start_method": "spawn",
+        "worker_proc_alive_timeout": 60,
+        "worker_max_tasks_per_child": 200,
+        "worker_max_memory_per_child": 1_500_000,
+        "worker_hijack_root_logger": False,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_pool_acquire_timeout": 10,
+        "broker_transport_options": _transport_options(config),
+        "beat_enable_remote_control": True,
+        "beat_cron_starting_deadline": 600,
+        "timezone": "UTC",
+        "enable_utc": True,
+    }
+
+
+def _transport_options(config: Settings) -> dict[str, Any]:
+    if config.broker_url.get_secret_value().startswith("redis"):
+        return {
+            "visibility_timeout": VISIBILITY_TIMEOUT,
+            "socket_timeout": 5,
+            "socket_connect_timeout": 5,
+            "health_check_interval": 5,
+            "socket_keepalive": True,
+            "unacked_restore_throttle": 1,
+        }
+    return {"confirm_publish": True}
+
+
+def _queue(name: QueueName, config: Settings) -> Queue:
+    # The default exchange needs no binding, so a wiped broker routes again as soon as it is back.
+    if config.broker_url.get_secret_value().startswith("redis"):
+        return Queue(name.value, exchange=Exchange(""), routing_key=name.value)
+    quorum = {"x-queue-type": "quorum", "x-delivery-limit": 20}
+    return Queue(name.value, exchange=Exchange(""), routing_key=name.value, queue_arguments=quorum)
+
+
+app = Celery("orchestrator")
+
+
+@app.on_configure.connect
+def _configure(sender: Celery, **_: Any) -> None:
+    sender.conf.update(celery_settings(settings()))
+
+
+class CeleryPublisher:
+    """Publishes to the configured broker, and gives up at once when it is away.
+
+    The caller still has the rows: what is not published now is published by a later dispatch.
+    """
+
+    def publish(self, units: Iterable[Publishable]) -> None:
+        """Send one message for each unit.
+
+        Raises:
+            Unavailable: the broker does not answer.
+        """
+        try:
+            with app.producer_pool.acquire(block=True, timeout=5) as producer:
+                for unit in units:
+                    app.send_task(
+                        unit.kind,
+                        args=[unit.id],
+                        argsrepr=unit.label,
+                        kwargsrepr="",
+                        queue=unit.queue,
+                        producer=producer,
+                        retry=False,
+                    )
+        except (OperationalError, OSError) as error:
+            raise Unavailable(f"The broker does not answer: {error}") from error
+
+    def depth(self, queue: str) -> int:
+        """How many messages wait in `queue`, not counting those that a worker holds.
+
+        Raises:
+            Unavailable: the broker does not answer.
+        """
+        with app.connection_for_read() as connection:
+            try:
+                connection.ensure_connection(max_retries=1, timeout=5)
+                declared = app.amqp.queues[queue](connection.default_channel).queue_declare(passive=True)
+                return int(declared.message_count)
+            except ChannelError as error:
+                if str(error.reply_code) != "404":
+                    raise
+                return 0  # Redis has no empty lists, and a wiped broker has no queues
+            except (OperationalError, OSError, *connection.connection_errors) as error:
+                raise Unavailable(f"The broker does not answer: {error}") from error

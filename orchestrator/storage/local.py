@@ -1,0 +1,169 @@
+"""Blobs in a folder of this machine, by plain file calls.
+
+Measured on 900-byte blobs, plain reads in one thread hop are ten times as fast as the object store
+library's async reads, plain writes twice as fast; and they survive a fork, which that library's
+threads do not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import BinaryIO
+
+from orchestrator.errors import BlobNotFound, Unavailable
+from orchestrator.storage import signing
+from orchestrator.storage.keys import check_key
+from orchestrator.storage.store import CHUNK, BlobInfo, Blobs
+
+#: Where blobs are written before they are renamed; keys cannot name it, listings do not show it.
+PARTIAL = ".partial"
+
+
+class LocalBlobs(Blobs):
+    """Blobs below `root`, which is created at the first write."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, key: str, data: bytes) -> None:
+        self.put_stream(key, (data,))
+
+    def put_stream(self, key: str, chunks: Iterable[bytes]) -> None:
+        target = self._path(key)
+        try:
+            with self._replacing(target) as file:
+                for chunk in chunks:
+                    file.write(chunk)
+        except OSError as error:
+            raise _unavailable(key, error) from error
+
+    def put_missing(self, blobs: Mapping[str, bytes]) -> None:
+        for key, data in blobs.items():
+            if _size(self._path(key)) != len(data):
+                self.put(key, data)
+
+    def get(self, key: str) -> bytes:
+        # `open` on a joined string: building a `Path` costs as much as reading a small file.
+        with _failures(key), open(self._path(key), "rb") as file:  # noqa: PTH123  the hot path of every worker
+            return file.read()
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes]:
+        return await asyncio.to_thread(lambda: [self.get(key) for key in keys])
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        with _failures(key):
+            file = Path(self._path(key)).open("rb")  # noqa: SIM115  closed by the iterator
+        return _chunks(file)
+
+    def size(self, key: str) -> int:
+        size = _size(self._path(key))
+        if size is None:
+            raise BlobNotFound(f"no blob at {key}")
+        return size
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            path = Path(self._path(key))
+            try:
+                path.unlink()
+            except OSError as error:
+                if path.is_file():
+                    raise _unavailable(key, error) from error
+
+    def list(self, prefix: str = "") -> Iterator[BlobInfo]:
+        start = self.root / check_key(prefix) if prefix else self.root
+        if not start.is_dir():
+            return
+        with ExitStack() as opened:
+            # Open folders and not lists of names: memory goes with the depth, not with the count.
+            stack = [opened.enter_context(os.scandir(start))]
+            while stack:
+                entry = next(stack[-1], None)
+                if entry is None:
+                    stack.pop().close()
+                elif entry.is_dir(follow_symlinks=False):
+                    if entry.name != PARTIAL:
+                        stack.append(opened.enter_context(os.scandir(entry)))
+                else:
+                    with suppress(FileNotFoundError):  # deleted since it was listed
+                        yield BlobInfo(Path(entry.path).relative_to(self.root).as_posix(), entry.stat().st_size)
+
+    def sign(self, key: str, method: str = "GET", expires: timedelta = timedelta(hours=1)) -> str:
+        return signing.sign(check_key(key), method, expires)
+
+    def verify(self, url: str, method: str) -> str:
+        return check_key(signing.verify(url, method))
+
+    def remove_partial(self, older_than: timedelta = timedelta(days=1)) -> int:
+        # File times are the filesystem's, so they are compared with the machine's clock.
+        horizon = time.time() - older_than.total_seconds()
+        removed = 0
+        for path in (self.root / PARTIAL).glob("*"):
+            with suppress(FileNotFoundError):  # its writer finished, or another sweep took it
+                if path.stat().st_mtime < horizon:
+                    path.unlink()
+                    removed += 1
+        return removed
+
+    @contextmanager
+    def _replacing(self, target: str) -> Iterator[BinaryIO]:
+        """A new file that takes the name `target` when the block ends well, and goes when it does not."""
+        partial = self.root / PARTIAL / secrets.token_hex(16)
+        try:
+            with _create(partial) as file:
+                yield file
+            try:
+                partial.rename(target)
+            except FileNotFoundError:
+                Path(target).parent.mkdir(parents=True, exist_ok=True)
+                partial.rename(target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+    def _path(self, key: str) -> str:
+        return f"{self.root}/{check_key(key)}"
+
+
+def _create(path: Path) -> BinaryIO:
+    try:
+        return path.open("xb")
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("xb")
+
+
+def _size(path: str) -> int | None:
+    try:
+        found = Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
+@contextmanager
+def _failures(key: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise BlobNotFound(f"no blob at {key}") from error
+    except OSError as error:
+        raise _unavailable(key, error) from error
+
+
+def _unavailable(key: str, error: OSError) -> Unavailable:
+    return Unavailable(f"the blob folder failed at {key}: {error.strerror}; check its place, rights and free space")

@@ -1,0 +1,58 @@
+"""The composition root: `celery -A workers worker|beat|flower`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.signals import beat_init, setup_logging, worker_process_init, worker_ready, worker_shutting_down
+
+import workers.tasks.bulk_inference
+import workers.tasks.submissions
+import workers.tasks.ticks  # noqa: F401  as those above, for their tasks
+from orchestrator.database import dispose
+from orchestrator.logs import configure_logging
+from orchestrator.queues import QueueName, app
+from orchestrator.settings import settings
+from workers import presence
+
+__all__ = ["app"]
+
+
+@app.on_configure.connect
+def _name_task_modules(sender: Any, **_: Any) -> None:
+    # A spawned pool child gets a copy of the app and imports what this names.
+    sender.conf.imports = (__name__,)
+
+
+@app.on_after_configure.connect
+def _schedule_ticks(sender: Any, **_: Any) -> None:
+    config = settings()
+    sender.conf.beat_schedule_filename = str(config.home / "celerybeat-schedule")
+    for name, seconds in (("ticks.dispatch", config.dispatch_interval), ("ticks.reconcile", config.reconcile_interval)):
+        # A tick that nobody took in time is worthless: the next one does the same.
+        sender.add_periodic_task(seconds, sender.signature(name), name=name, queue=QueueName.TICKS.value, expires=60)
+
+
+@setup_logging.connect
+def _set_up_logging(**_: Any) -> None:
+    configure_logging()
+
+
+@worker_process_init.connect
+def _start_child(**_: Any) -> None:
+    dispose()  # a forked child must not use its parent's connections
+
+
+@worker_ready.connect
+def _announce(sender: Any, **_: Any) -> None:
+    presence.start(sender.hostname, [queue.name for queue in sender.task_consumer.queues])
+
+
+@worker_shutting_down.connect
+def _depart(**_: Any) -> None:
+    presence.stop()
+
+
+@beat_init.connect
+def _start_beat(**_: Any) -> None:
+    settings().home.mkdir(parents=True, exist_ok=True)

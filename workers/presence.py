@@ -1,0 +1,43 @@
+"""A worker's sign of life in the database, beside the broker's: `orchestrator doctor` reads it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from orchestrator.database import transact
+from orchestrator.ledger import pulses
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between two signs of life.
+INTERVAL = 10.0
+
+_stop = threading.Event()
+
+
+def start(hostname: str, queues: Sequence[str]) -> None:
+    """Announce this worker, again and again, until `stop`."""
+    _stop.clear()
+    details = {"pid": os.getpid(), "queues": list(queues)}
+    threading.Thread(target=_announce, args=(f"worker:{hostname}", details), daemon=True, name="presence").start()
+
+
+def stop() -> None:
+    """Let the announcements end; the last one is removed."""
+    _stop.set()
+
+
+def _announce(name: str, details: dict[str, object]) -> None:
+    while True:
+        try:
+            transact(pulses.beat, name, details)
+        except SQLAlchemyError as error:
+            log.warning("presence_not_written", error=str(error))
+        if _stop.wait(INTERVAL):
+            break
+    transact(pulses.forget, name)

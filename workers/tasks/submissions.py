@@ -1,0 +1,74 @@
+"""Submissions from any Celery producer: `orchestrator.submit` on the queue `submissions`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+from celery import Task
+from celery.exceptions import Reject
+from sqlalchemy.exc import OperationalError
+
+from orchestrator.bulk_inference.submit import submit_message
+from orchestrator.database import transact
+from orchestrator.errors import ApiException, InvalidRequest
+from orchestrator.ledger.submissions import EXCERPT_LENGTH, reject
+from orchestrator.queues import app
+
+log = structlog.get_logger(__name__)
+
+#: What may be submitted: each takes the message's `spec` and its options and returns a job's id.
+KINDS: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], str]] = {"bulk_inference": submit_message}
+
+OPTIONS = ("request_id", "failure_threshold", "priority")
+
+
+@app.task(name="orchestrator.submit", bind=True, typing=False)
+def submit(self: Task[Any, Any], *args: Any, **kwargs: Any) -> None:
+    """Submit the job that the message describes, as its one argument or as keywords.
+
+    `{"kind": "bulk_inference", "spec": {…}, "request_id": "…"}`; also `failure_threshold` and
+    `priority`. A message that cannot be understood is recorded with the reason, and is gone.
+    """
+    try:
+        accept(self.request.id, args, kwargs)
+    except OperationalError as error:
+        # Nothing was written and the sender has moved on, so the message is all there is.
+        log.warning("submission_deferred", message=self.request.id, error=str(error))
+        raise Reject("the database is away", requeue=True) from error
+
+
+def accept(message_id: str | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+    """Submit a message's job and return its id, or record why not and return None."""
+    message: Any = args[0] if len(args) == 1 and not kwargs else kwargs if not args else [*args, kwargs]
+    try:
+        # Without a request id a message delivered twice would be two jobs; its own id prevents that.
+        return _submit(message, default_request_id=message_id)
+    except ApiException as error:
+        request_id = message.get("request_id") if isinstance(message, Mapping) else None
+        reason, excerpt = error.body, repr(message)[:EXCERPT_LENGTH]
+        log.warning("submission_rejected", message=message_id, reason=reason)
+        transact(
+            reject,
+            message_id=message_id,
+            request_id=request_id if isinstance(request_id, str) else None,
+            reason=reason,
+            excerpt=excerpt,
+        )
+        return None
+
+
+def _submit(message: Any, default_request_id: str | None) -> str:
+    if not isinstance(message, Mapping):
+        raise InvalidRequest('The message must be one object: {"kind": …, "spec": {…}, "request_id": …}')
+    unknown = set(message) - {"kind", "spec", *OPTIONS}
+    if unknown:
+        raise InvalidRequest(f"Unknown fields: {', '.join(sorted(map(str, unknown)))}")
+    kind, spec = message.get("kind"), message.get("spec")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise InvalidRequest(f"kind: {kind!r} is not one of {', '.join(sorted(KINDS))}")
+    if not isinstance(spec, Mapping):
+        raise InvalidRequest(f"spec: an object is needed, not {type(spec).__name__}")
+    options = {name: message[name] for name in OPTIONS if message.get(name) is not None}
+    return KINDS[kind](spec, {"request_id": default_request_id, **options})
