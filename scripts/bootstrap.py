@@ -39,7 +39,7 @@ DIAGNOSES = (
         "Behind a proxy that opens TLS, point PIP_CERT at its certificate.",
     ),
     (
-        r"(?i)name resolution|getaddrinfo|NewConnectionError|ConnectTimeout|refused|unreachable|ProxyError|timed out",
+        r"(?i)name resolution|getaddrinfo|new ?connection|timed out|unreachable|ProxyError|refused|aborted",
         "The package registry could not be reached.",
         "Check the network, or name a proxy (HTTPS_PROXY) or a mirror of PyPI (PIP_INDEX_URL).",
     ),
@@ -49,9 +49,9 @@ DIAGNOSES = (
         "Check the mirror's address and password (PIP_INDEX_URL, or pip's own configuration).",
     ),
     (
-        r"No matching distribution found for ([^\s(]+)",
-        "No ready-made package of {0} for this Python and machine.",
-        "Linux (glibc 2.28 or newer) and macOS on x86-64 or ARM64 are served; else another Python may be: PYTHON=….",
+        r"No matching distribution found|ResolutionImpossible",
+        "The package registry does not offer what constraints.txt asks for, ready-made for this Python and machine.",
+        "It may be away or refuse (see the log), or be a mirror that lags (PIP_INDEX_URL names another).",
     ),
 )
 
@@ -120,7 +120,7 @@ def choose_python() -> str:
     raise Trouble(
         "This project needs Python %d.%d to %d.%d, and the one found is not (%s).\n"
         "  Debian, Ubuntu:  apt install python3.11 python3.11-venv   (or 3.12, 3.13)\n"
-        "  Elsewhere:       name one that is not on the PATH: make PYTHON=/path/to/python3.12 …"
+        "  Elsewhere:       name one that is not on the PATH: make PYTHON=/path/to/python3.12 ..."
         % (OLDEST + NEWEST + (seen or "none",))
     )
 
@@ -147,16 +147,17 @@ def run(command: "list[str]", failure: str) -> None:
         with open(LOG, "a") as log:
             log.write(output)
     if outcome.returncode:
-        last = "\n".join("  | " + line for line in output.strip().splitlines()[-6:])
-        raise Trouble("%s\n%s\n%s" % (failure, last, diagnose(output)))
+        errors = [line for line in output.splitlines() if re.match("ERROR|WARNING|Error", line)]
+        shown = "\n".join("  | " + line for line in (errors or output.strip().splitlines())[-4:])
+        raise Trouble("%s\n%s\n%s\nThe whole output is in .venv/install.log." % (failure, shown, diagnose(output)))
 
 
 def diagnose(output: str) -> str:
     for pattern, cause, cure in DIAGNOSES:
         found = re.search(pattern, output)
         if found:
-            return "%s\n%s" % (cause.format(*found.groups()), cure)
-    return "The whole output is in .venv/install.log."
+            return "%s\n%s" % (cause, cure)
+    return "What that means is not known here."
 
 
 def is_suitable(python: str) -> bool:

@@ -36,11 +36,12 @@ def sources() -> Iterator[Path]:
 
 
 def breaches_of(path: Path) -> Iterator[str]:
-    """What `path` does that the house forbids; generated migrations may be as long as they must."""
+    """What `path` does that the house forbids; migrations, being generated, may be as long as they must."""
     text = path.read_text(encoding="utf-8")
     name = path.relative_to(ROOT)
     lines = text.splitlines()
-    if len(lines) > FILE_LINES and "migrations" not in path.parts:
+    generated = "migrations" in path.parts
+    if len(lines) > FILE_LINES and not generated:
         yield f"{name}: {len(lines)} lines, more than {FILE_LINES}: is it two rooms?"
     for number, line in enumerate(lines, start=1):
         if (problem := unexplained(line)) is not None:
@@ -48,7 +49,7 @@ def breaches_of(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
-            if length > FUNCTION_LINES:
+            if length > FUNCTION_LINES and not generated:
                 yield f"{name}:{node.lineno}: {node.name} has {length} lines, more than {FUNCTION_LINES}"
 
 
