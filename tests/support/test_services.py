@@ -24,8 +24,9 @@ from tests.support.services import SERVICES, Broker, own_redis
 if TYPE_CHECKING:
     from tests.conftest import Database
 
+SLEEP = [sys.executable, "-c", "import time; time.sleep(300)"]
 #: Starts a child of its own, says its number, and sleeps.
-PARENT = "import subprocess, time; print(subprocess.Popen(['sleep', '300']).pid, flush=True); time.sleep(300)"
+PARENT = f"import subprocess, time; print(subprocess.Popen({SLEEP!r}).pid, flush=True); time.sleep(300)"
 
 
 def is_gone(pid: int) -> bool:
@@ -98,7 +99,7 @@ def test_a_process_that_ends_before_it_is_ready_shows_its_log(tmp_path: Path, re
 
 def test_processes_that_a_test_leaves_running_are_killed_at_its_end(tmp_path: Path, reaper: Reaper) -> None:
     workers = Workers(tmp_path, reaper)
-    running = workers.run("sleeper", ["sleep", "300"])
+    running = workers.run("sleeper", SLEEP)
     workers.close()
     assert not running.is_running
     assert [name for name, _ in workers.logs()] == ["sleeper"]
@@ -110,7 +111,7 @@ def test_a_killed_run_leaves_no_process_behind(tmp_path: Path) -> None:
         "import subprocess, sys, time\n"
         "from tests.support.reaper import Reaper\n"
         "with Reaper() as reaper:\n"
-        "    started = [subprocess.Popen(['sleep', '300'], start_new_session=True) for _ in range(2)]\n"
+        f"    started = [subprocess.Popen({SLEEP!r}, start_new_session=True) for _ in range(2)]\n"
         "    for process in started: reaper.watch(process.pid)\n"
         "    reaper.forget(started[1].pid)\n"
         "    print(*[process.pid for process in started], flush=True)\n"
