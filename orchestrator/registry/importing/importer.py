@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -67,11 +67,13 @@ def import_snapshot(
     limits = limits or Limits()
     get_dataset(dataset_id)
     sweep_unfinished_imports()
-    opened = open_source(source, limits)
+    with _readable():
+        opened = open_source(source, limits)
     ownership = begin(dataset_id, check_name(name or _default_name(source), "snapshot"))
     try:
         with ownership.kept_alive(), closing(Spool()) as spool:
-            _take_in(opened, Intake(ownership, spool, _reporter(progress, opened.total)), limits)
+            with _readable():
+                _take_in(opened, Intake(ownership, spool, _reporter(progress, opened.total)), limits)
             _refuse_strays(spool)
             _write_datums(spool.datums(by_path=opened.unordered), ownership)
             transact(_finish, ownership)
@@ -81,6 +83,14 @@ def import_snapshot(
         discard(ownership)
         raise
     return get_snapshot(ownership.snapshot_id)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except (PermissionError, FileNotFoundError) as error:
+        raise BadArchive(f"{error.filename}: {error.strerror}", member=str(error.filename)) from error
 
 
 def _default_name(source: Path) -> str:

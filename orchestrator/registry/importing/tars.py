@@ -70,11 +70,17 @@ class Tar:
 
     def members(self) -> Iterator[Member]:
         """The files; links, devices and sparse files are refused."""
-        with _damage(), self._unpacked() as file:
+        with self._unpacked() as file:
             gate = Gate(file, self.meter)
-            with closing(_open(gate)) as tar:
+            with _damage():
+                tar = _open(gate)
+            with closing(tar):
                 yield from self._files(tar, gate)
-            # The rest, for the checksum at the end of a gzip file.
+            self._check_rest(file)
+
+    def _check_rest(self, file: BinaryIO) -> None:
+        """Read to the end, where a gzip file has its checksum."""
+        with _damage():
             for _ in self.meter.read("the padding", read_chunks(file)):
                 pass
 
@@ -115,7 +121,8 @@ def _open(gate: Gate) -> tarfile.TarFile:
 
 def _next(tar: tarfile.TarFile, gate: Gate) -> tarfile.TarInfo | None:
     gate.allowance = HEADER_BYTES
-    header = tar.next()
+    with _damage():
+        header = tar.next()
     gate.allowance = None
     # The library keeps every header it has seen.
     tar.members = []  # type: ignore[attr-defined]  # documented nowhere, and the only way before Python 3.13
@@ -128,7 +135,9 @@ def _content(tar: tarfile.TarFile, header: tarfile.TarInfo) -> Iterator[bytes]:
     left = header.size
     file = tar.extractfile(header)
     while file is not None and left:
-        chunk = file.read(min(left, CHUNK))
+        # Around the read alone: what the reader of the chunks raises is none of the archive's damage.
+        with _damage():
+            chunk = file.read(min(left, CHUNK))
         if not chunk:
             raise BadArchive(f"{header.name}: the archive ends in the middle", member=header.name)
         left -= len(chunk)
