@@ -73,8 +73,8 @@ def import_snapshot(
     try:
         with ownership.kept_alive(), closing(Spool()) as spool:
             with _readable():
-                _take_in(opened, Intake(ownership, spool, _reporter(progress, opened.total)), limits)
-            _refuse_strays(spool)
+                described_by = _take_in(opened, Intake(ownership, spool, _reporter(progress, opened.total)), limits)
+            _refuse_strays(spool, described_by)
             _write_datums(spool.datums(by_path=opened.unordered), ownership)
             transact(_finish, ownership)
     except OwnershipLost:
@@ -102,8 +102,8 @@ def _reporter(progress: Progress | None, total: int | None) -> Callable[[int], N
     return lambda done: progress(done, total) if progress else None
 
 
-def _take_in(source: Source, intake: Intake, limits: Limits) -> None:
-    """Store every file and spool every line."""
+def _take_in(source: Source, intake: Intake, limits: Limits) -> set[str]:
+    """Store every file and spool every line; return the names of the files that describe the others."""
     seen: set[str] = set()
     for member in source.members():
         if member.path in CONTROL_FILES:
@@ -118,6 +118,7 @@ def _take_in(source: Source, intake: Intake, limits: Limits) -> None:
         raise BadArchive(f"both {ANNOTATIONS_LINES} and {ANNOTATIONS_LIST} are there: keep one")
     if not intake.count:
         raise BadArchive("there are no files to import")
+    return seen
 
 
 def _take_lines(member: Member, spool: Spool, limits: Limits) -> None:
@@ -131,8 +132,9 @@ def _take_lines(member: Member, spool: Spool, limits: Limits) -> None:
             raise error if error.line else bad(member.path, record.line, error.body) from error
 
 
-def _refuse_strays(spool: Spool) -> None:
-    for table, member in (("annotations", ANNOTATIONS_LINES), ("metadata", METADATA_LINES)):
+def _refuse_strays(spool: Spool, described_by: set[str]) -> None:
+    annotations_file = ANNOTATIONS_LIST if ANNOTATIONS_LIST in described_by else ANNOTATIONS_LINES
+    for table, member in (("annotations", annotations_file), ("metadata", METADATA_LINES)):
         stray = spool.stray(table)
         if stray:
             path, line = stray

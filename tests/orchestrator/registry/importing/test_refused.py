@@ -79,6 +79,7 @@ def test_a_bad_line_is_named(line: bytes, reason: str, dataset_id: str, tmp_path
         (b'[{"path":"a.txt"}', 2, "']' is missing"),
         (b'[{"path":"a.txt"},]', 2, "not a JSON object"),
         (b'[{"path":"a.txt"}, {"path":', 2, "cut off"),
+        (b'[{"path":"a.txt"}, {"path":"c.txt"}]', 2, "'c.txt', which is not there"),
         (b'[{"path":"a.txt"}] []', 2, "follows the list"),
         (b'[{"path":"a.txt"}, {"path":"\xff"}]', 1, "UTF-8"),
         (b'[{"a":' + b"[" * 100_000, 1, "nested more than"),
@@ -88,7 +89,7 @@ def test_a_bad_line_is_named(line: bytes, reason: str, dataset_id: str, tmp_path
 )
 def test_a_bad_list_is_refused(text: bytes, line: int, reason: str, dataset_id: str, tmp_path: Path) -> None:
     error = refusal(dataset_id, write(tmp_path, "tar", {"a.txt": b"a", "annotations.json": text}))
-    assert error.line == line
+    assert (error.member, error.line) == ("annotations.json", line)
     assert reason in error.body
 
 
