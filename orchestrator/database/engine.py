@@ -123,7 +123,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
         "synchronous = FULL",
         "foreign_keys = ON",
         "temp_store = MEMORY",
-        "cache_size = -32000",
+        "cache_size = -8000",
     ):
         connection.execute(f"PRAGMA {pragma}")
 

@@ -1,0 +1,116 @@
+"""What every measurement stands on: a database, a broker, a model server, and data in a snapshot."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import httpx
+
+from benchmarks.instant_server import LABELS
+from orchestrator import registry, schema
+from orchestrator.database import dispose
+from orchestrator.logs import configure_logging
+from orchestrator.registry.models import Endpoint, InputCodec, Model, OutputCodec, Project, Snapshot, TaskType
+from orchestrator.settings import settings
+from tests.support.processes import Workers
+from tests.support.reaper import Reaper
+from tests.support.services import own_postgres, own_redis
+
+DatabaseKind = Literal["sqlite", "postgres"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The surroundings of one run."""
+
+    home: Path
+    workers: Workers
+    project: Project
+    snapshot: Snapshot
+
+    @property
+    def split(self) -> str:
+        """The name of the snapshot's only split."""
+        return self.snapshot.splits[0].split
+
+
+@contextmanager
+def stage(kind: DatabaseKind, datums: int) -> Iterator[Stage]:
+    """Start a database and a broker, and import a snapshot of `datums` small files."""
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="orchestrator-bench-")))
+        reaper = stack.enter_context(Reaper())
+        os.environ["ORCHESTRATOR_HOME"] = str(home)
+        os.environ["ORCHESTRATOR_LOG_LEVEL"] = "WARNING"
+        os.environ["ORCHESTRATOR_BROKER_URL"] = stack.enter_context(own_redis(reaper)).url
+        if kind == "postgres":
+            url = stack.enter_context(own_postgres(reaper)).url
+            os.environ["ORCHESTRATOR_DATABASE_URL"] = url.render_as_string(hide_password=False)
+        settings.cache_clear()
+        configure_logging()
+        stack.callback(dispose)
+        schema.upgrade()
+        project = registry.create_project("benchmark")
+        snapshot = import_files(home / "source", project, datums)
+        workers = Workers(home, reaper)
+        stack.callback(workers.close)
+        yield Stage(home, workers, project, snapshot)
+
+
+def import_files(folder: Path, project: Project, datums: int) -> Snapshot:
+    """A snapshot of files of about 900 bytes, the size of a small PNG."""
+    folder.mkdir()
+    for ordinal in range(datums):
+        (folder / f"{ordinal:07d}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"%07d" % ordinal * 128)
+    dataset = registry.create_dataset(project.id, "files")
+    return registry.import_snapshot(dataset.id, folder)
+
+
+@contextmanager
+def model_server(stage: Stage, *options: str) -> Iterator[Model]:
+    """A model server in a process of its own, registered under a new name."""
+    command = [sys.executable, "-m", "benchmarks.instant_server", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = f"http://127.0.0.1:{int(process.stdout.readline())}"
+            yield registry.register_model(
+                stage.project.id, f"model-{time.time_ns()}", TaskType.IMAGE_CLASSIFICATION, endpoint(url)
+            )
+        finally:
+            process.terminate()
+
+
+def endpoint(url: str) -> Endpoint:
+    """How to talk to the instant server."""
+    return Endpoint(
+        url=url,
+        model_name="model",
+        input_codec=InputCodec.IMAGE_BASE64,
+        output_codec=OutputCodec.CLASSIFICATION,
+        labels=LABELS,
+    )
+
+
+def counts(model: Model) -> dict[str, int]:
+    """Requests that the model's server has served and refused."""
+    found: dict[str, int] = httpx.get(f"{model.endpoint.url}/counts").json()
+    return found
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows in columns."""
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    print(f"\n{title}")
+    for row in cells:
+        print("  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
