@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, Protocol
 
 from amqp.exceptions import ChannelError
 from celery import Celery
-from kombu import Exchange, Queue
-from kombu.exceptions import OperationalError
+from celery.exceptions import QueueNotFound
+from kombu import Connection, Exchange, Queue
+from kombu.exceptions import LimitExceeded, OperationalError
 
 from orchestrator.errors import Unavailable
 from orchestrator.settings import Settings, settings
@@ -26,6 +28,9 @@ class QueueName(StrEnum):
 
 #: Dispatch counts the units that wait here; the other two queues carry no units.
 UNIT_QUEUES = (QueueName.PLANNING, QueueName.INFERENCE)
+
+#: Seconds after which publishing gives up.
+PATIENCE = 5
 
 #: The Redis transport gives an unacknowledged message to another worker after this many seconds.
 VISIBILITY_TIMEOUT = 1200
@@ -58,6 +63,8 @@ def celery_settings(config: Settings) -> dict[str, Any]:
         "broker_url": config.broker_url.get_secret_value(),
         "task_queues": [_queue(name, config) for name in QueueName],
         "task_default_queue": QueueName.PLANNING.value,
+        # The queues' own would be replaced by this one, which otherwise bears the default queue's name.
+        "task_default_exchange": "",
         "task_create_missing_queues": False,
         "task_serializer": "json",
         "accept_content": ["json"],
@@ -138,20 +145,20 @@ class CeleryPublisher:
         Raises:
             Unavailable: the broker does not answer.
         """
-        try:
-            with app.producer_pool.acquire(block=True, timeout=5) as producer:
-                for unit in units:
-                    app.send_task(
-                        unit.kind,
-                        args=[unit.id],
-                        argsrepr=unit.label,
-                        kwargsrepr="",
-                        queue=unit.queue,
-                        producer=producer,
-                        retry=False,
-                    )
-        except (OperationalError, OSError) as error:
-            raise Unavailable(f"The broker does not answer: {error}") from error
+        with _says_when_the_broker_is_away(), app.pool.acquire(block=True, timeout=PATIENCE) as connection:
+            _connect(connection)
+            producer = app.amqp.Producer(connection, auto_declare=False)
+            for unit in units:
+                app.send_task(
+                    unit.kind,
+                    args=[unit.id],
+                    argsrepr=unit.label,
+                    kwargsrepr="",
+                    queue=unit.queue,
+                    producer=producer,
+                    retry=False,
+                    confirm_timeout=PATIENCE,
+                )
 
     def depth(self, queue: str) -> int:
         """How many messages wait in `queue`, not counting those that a worker holds.
@@ -159,14 +166,30 @@ class CeleryPublisher:
         Raises:
             Unavailable: the broker does not answer.
         """
-        with app.connection_for_read() as connection:
+        wanted = app.amqp.queues[queue]
+        with _says_when_the_broker_is_away(), app.connection_for_read() as connection:
+            _connect(connection)
             try:
-                connection.ensure_connection(max_retries=1, timeout=5)
-                declared = app.amqp.queues[queue](connection.default_channel).queue_declare(passive=True)
-                return int(declared.message_count)
+                declared = wanted(connection.default_channel).queue_declare(passive=True)
             except ChannelError as error:
                 if str(error.reply_code) != "404":
                     raise
                 return 0  # Redis has no empty lists, and a wiped broker has no queues
-            except (OperationalError, OSError, *connection.connection_errors) as error:
-                raise Unavailable(f"The broker does not answer: {error}") from error
+            return int(declared.message_count)
+
+
+def _connect(connection: Connection) -> None:
+    """Connect if need be, or fail at once: whoever publishes may be a person who waits."""
+    connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=PATIENCE)
+
+
+@contextmanager
+def _says_when_the_broker_is_away() -> Iterator[None]:
+    transport = app.connection_for_write()
+    away = (*transport.connection_errors, *transport.channel_errors, OperationalError, LimitExceeded, OSError)
+    try:
+        yield
+    except QueueNotFound:
+        raise  # a mistake of ours, although the Redis transport counts any KeyError as a lost connection
+    except away as error:
+        raise Unavailable(f"The broker does not answer: {error}") from error

@@ -16,7 +16,7 @@ import orchestrator.inference_store.tables
 import orchestrator.ledger.tables
 import orchestrator.registry.tables
 import orchestrator.transitions  # noqa: F401  as those above
-from orchestrator.database import Base, engine
+from orchestrator.database import Base, engine, exclusive
 
 metadata: MetaData = Base.metadata
 
@@ -24,6 +24,8 @@ metadata: MetaData = Base.metadata
 def upgrade(target: Engine | None = None) -> None:
     """Bring the configured database, or `target`, up to the newest migration; done twice, it does nothing."""
     with (target or engine()).connect() as connection:
+        # Of several that start at once, one creates the tables and the others find them.
+        exclusive(connection, "schema")
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, cast
 from sqlalchemy import CursorResult, Text, func, insert, select, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from orchestrator.database import Base, Identifier, db_now
+from orchestrator.database import Base, Identifier, db_now, storable
 from orchestrator.errors import IllegalTransition
 
 S = TypeVar("S", bound=StrEnum)
@@ -77,8 +77,9 @@ class Lifecycle(Generic[S]):
         if not wanted <= allowed:
             raise IllegalTransition(f"{self.name} has no move from {sorted(wanted - allowed)} to {to}")
         table = cast(Any, self.table)
-        # The lock makes the state that the event names the state that the update leaves.
-        found = session.scalar(select(table.state).where(table.id == subject_id).with_for_update())
+        # The lock makes the state that the event names the state that the update leaves. It spares the
+        # key: rows that refer to the subject, which the same transaction may have written, hold that.
+        found = session.scalar(select(table.state).where(table.id == subject_id).with_for_update(key_share=True))
         if found not in wanted:
             return False
         outcome = session.execute(
@@ -101,7 +102,7 @@ class Lifecycle(Generic[S]):
                 lifecycle=self.name,
                 from_state=found,
                 to_state=to,
-                reason=reason,
+                reason=storable(reason),
                 created_at=db_now(),
             )
         )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import DateTime, Dialect, MetaData, String
+from sqlalchemy import DateTime, Dialect, Double, MetaData, String, literal
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase
-from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import JSON, TypeDecorator
 
 #: Text compared byte by byte, so that ids sort by time on every server locale.
@@ -54,22 +54,32 @@ class Base(DeclarativeBase):
     type_annotation_map = {datetime: UtcDateTime(), dict[str, Any]: JsonText}
 
 
-class db_now(ColumnElement[datetime]):  # noqa: N801  it reads as the SQL function it is
+def storable(text: str) -> str:
+    """`text` without what a database refuses: PostgreSQL stores no NUL, and UTF-8 has no lone surrogates.
+
+    For what strangers write and people read, such as a server's error; names and ids are refused instead.
+    """
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
+
+
+class db_now(FunctionElement[datetime]):  # noqa: N801  it reads as the SQL function it is
     """The database's clock, plus `offset`: leases must not depend on a worker's clock."""
 
     type = UtcDateTime()
-    inherit_cache = False
+    name = "db_now"
+    inherit_cache = True
 
     def __init__(self, offset: timedelta = timedelta()) -> None:
-        self.seconds = offset.total_seconds()
+        # A bound parameter, so that the statement is compiled once whatever the offset.
+        super().__init__(literal(offset.total_seconds(), Double()))
 
 
 @compiles(db_now, "postgresql")
-def _postgresql_now(element: db_now, compiler: SQLCompiler, **_: Any) -> str:
+def _postgresql_now(element: db_now, compiler: SQLCompiler, **options: Any) -> str:
     # clock_timestamp and not now(): a transaction that waited for a lock must see how late it is.
-    return f"(clock_timestamp() + interval '{element.seconds!r} seconds')"
+    return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **options)}))"
 
 
 @compiles(db_now, "sqlite")
-def _sqlite_now(element: db_now, compiler: SQLCompiler, **_: Any) -> str:
-    return f"orchestrator_now({element.seconds!r})"
+def _sqlite_now(element: db_now, compiler: SQLCompiler, **options: Any) -> str:
+    return f"orchestrator_now({compiler.process(element.clauses, **options)})"

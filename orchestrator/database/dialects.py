@@ -2,50 +2,113 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, TypeVarTuple, cast
 
 import orjson
-from sqlalchemy import CursorResult, Select, Table, TextClause, column, func, select, text
+from sqlalchemy import JSON, Connection, CursorResult, Select, Table, TextClause, column, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Session
 
+from orchestrator.database.columns import storable
 
-def skip_locked(statement: Select[Any], session: Session) -> Select[Any]:
-    """Lock the selected rows and pass over those that somebody else holds.
+Ts = TypeVarTuple("Ts")
+
+
+def skip_locked(statement: Select[*Ts], session: Session, model: type[DeclarativeBase]) -> Select[*Ts]:
+    """Lock the selected rows of `model`, not those joined to them, and pass over those that somebody else holds.
 
     A writing transaction on SQLite holds the only write lock, so there is nothing to pass over.
     """
     if session.get_bind().dialect.name == "postgresql":
-        return statement.with_for_update(skip_locked=True)
+        return statement.with_for_update(skip_locked=True, of=model)
     return statement
 
 
-def exclusive(session: Session, name: str) -> None:
+def exclusive(transaction: Session | Connection, name: str) -> None:
     """Wait until no other transaction holds `name`, and hold it until this one ends."""
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+    connection = transaction.connection() if isinstance(transaction, Session) else transaction
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
 
 
 def insert_ignoring(session: Session, model: type[DeclarativeBase], rows: Sequence[Mapping[str, Any]]) -> int:
     """Insert `rows`, passing over those that break a unique constraint; return how many went in.
 
-    Every row must have the same keys. On PostgreSQL the rows travel as one JSON parameter, which
-    costs the client a third of what an INSERT with a parameter per value does.
+    Every row must have the same keys. Text that a database refuses is made `storable`. On PostgreSQL
+    the rows travel as one JSON parameter, which costs the client a third of what an INSERT with a
+    parameter per value does.
+
+    Raises:
+        ValueError: a datetime has no time zone, or a number is NaN or infinite.
     """
     if not rows:
         return 0
     table = cast(Table, model.__table__)
-    columns = tuple(rows[0])
+    names = tuple(rows[0])
+    _refuse_ambiguous(table, names, rows)
     if session.get_bind().dialect.name == "postgresql":
-        parameter = orjson.dumps(rows, default=str).decode()
-        outcome = session.execute(_from_json(table, columns), {"rows": parameter})
+        outcome = session.execute(_from_json(table, names), {"rows": _as_json(rows)})
         return cast(CursorResult[Any], outcome).rowcount
     statement = sqlite.insert(table).on_conflict_do_nothing()
     # At the level of Core: the ORM's bulk insert would turn every row into an object.
-    outcome = session.connection().execute(statement, [dict(row) for row in rows])
+    outcome = session.connection().execute(statement, [_storable(row) for row in rows])
     return outcome.rowcount
+
+
+def _refuse_ambiguous(table: Table, names: tuple[str, ...], rows: Sequence[Mapping[str, Any]]) -> None:
+    """JSON would turn NaN into null, and the server would read a naive datetime in its own time zone."""
+    for name in _to_be_checked(table, names):
+        for row in rows:
+            if not _is_definite(row[name]):
+                raise ValueError(f"{table.name}.{name} is {row[name]!r}: no NaN, no infinity, no datetime without zone")
+
+
+@lru_cache(maxsize=64)
+def _to_be_checked(table: Table, names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(
+        name
+        for name in names
+        if isinstance(table.c[name].type, JSON) or table.c[name].type.python_type in (float, datetime)
+    )
+
+
+def _is_definite(value: Any) -> bool:
+    match value:
+        case float():
+            return math.isfinite(value)
+        case datetime():
+            return value.tzinfo is not None
+        case Mapping():
+            return all(map(_is_definite, value.values()))
+        case list() | tuple():
+            return all(map(_is_definite, value))
+        case _:
+            return True
+
+
+def _as_json(rows: Sequence[Mapping[str, Any]]) -> str:
+    try:
+        encoded = orjson.dumps(rows)
+    except orjson.JSONEncodeError:
+        encoded = orjson.dumps(_storable(rows))  # a lone surrogate; whatever else it was, is raised again
+    # May also be the six characters themselves, which survive the cleaning.
+    return (orjson.dumps(_storable(rows)) if b"\\u0000" in encoded else encoded).decode()
+
+
+def _storable(value: Any) -> Any:
+    match value:
+        case str():
+            return storable(value)
+        case Mapping():
+            return {_storable(key): _storable(part) for key, part in value.items()}
+        case list() | tuple():
+            return [_storable(part) for part in value]
+        case _:
+            return value
 
 
 @lru_cache(maxsize=64)

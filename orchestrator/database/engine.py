@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError
@@ -27,6 +27,13 @@ BUSY_TIMEOUT = 30_000
 #: A transaction that the database itself undid (deadlock, serialization, busy) is run again this often.
 RETRIES = 8
 
+#: Each statement would see another state otherwise; and what only reads can never be undone for it.
+POSTGRESQL_SNAPSHOT: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+#: No write lock: a snapshot begins with the first statement.
+SQLITE_SNAPSHOT: dict[str, Any] = {"sqlite_begin": "DEFERRED"}
+#: A process that froze inside a transaction must not hold its locks, dispatch's among them, for ever.
+POSTGRESQL_OPTIONS = "-c idle_in_transaction_session_timeout=60s"
+
 _engines: dict[tuple[int, str], Engine] = {}
 
 
@@ -38,7 +45,8 @@ def engine(config: Settings | None = None) -> Engine:
     config = config or settings()
     key = (os.getpid(), config.sqlalchemy_url)
     if key not in _engines:
-        _engines[key] = open_engine(config.sqlalchemy_url, pool_size=config.database_pool_size)
+        # Of two threads that open one at the same time, one wins; the other's has connected to nothing yet.
+        _engines.setdefault(key, open_engine(config.sqlalchemy_url, pool_size=config.database_pool_size))
     return _engines[key]
 
 
@@ -54,6 +62,8 @@ def open_engine(url: str, *, pool_size: int = 5) -> Engine:
         return opened
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
+    if "options" not in parsed.query:
+        parsed = parsed.update_query_dict({"options": POSTGRESQL_OPTIONS})
     return create_engine(
         parsed,
         pool_size=pool_size,
@@ -86,7 +96,9 @@ def writing() -> Iterator[Session]:
 @contextmanager
 def reading() -> Iterator[Session]:
     """A session that reads one consistent state and never waits for a writer."""
-    with Session(engine().execution_options(sqlite_begin="DEFERRED"), expire_on_commit=False) as session:
+    source = engine()
+    snapshot = POSTGRESQL_SNAPSHOT if source.dialect.name == "postgresql" else SQLITE_SNAPSHOT
+    with Session(source.execution_options(**snapshot), expire_on_commit=False) as session:
         yield session
 
 

@@ -54,17 +54,18 @@ def choose(session: Session, queue: str) -> list[Published]:
     room = settings().dispatch_window - (session.scalar(queries.published_count(queue)) or 0)
     if room <= 0:
         return []
-    waiting: dict[str, deque[UnitRow]] = {}
+    waiting: dict[str, deque[Published]] = {}
     claimants: dict[str, Claimant] = {}
     owed = {row.project_id: row.deficit for row in session.scalars(select(ShareRow).where(ShareRow.queue == queue))}
     for project_id, weight in session.execute(queries.waiting_projects(queue)):
-        found = session.scalars(skip_locked(queries.publishable(queue, project_id, room), session))
-        waiting[project_id] = deque(found)
+        # One more than there is room for shows who is left waiting, and so is owed something.
+        found = session.execute(skip_locked(queries.publishable(queue, project_id, room + 1), session, UnitRow))
+        waiting[project_id] = deque(Published(*row) for row in found)
         claimants[project_id] = Claimant(len(waiting[project_id]), weight, owed.get(project_id, 0.0))
     chosen = [waiting[project_id].popleft() for project_id in share_out(claimants, room)]
     _remember_shares(session, queue, claimants)
     _mark_published(session, [unit.id for unit in chosen])
-    return [Published(unit.id, unit.kind, unit.queue, unit.job_id, unit.key) for unit in chosen]
+    return chosen
 
 
 def take_back(session: Session, units: Sequence[Published]) -> None:

@@ -7,9 +7,9 @@ from sqlalchemy.orm import Session
 
 from orchestrator.database import db_now
 from orchestrator.ledger import units
-from orchestrator.ledger.lifecycle import UNFINISHED, UnitState
+from orchestrator.ledger.lifecycle import UnitState
 from orchestrator.ledger.models import NewUnit
-from orchestrator.ledger.tables import JobRow, UnitRow
+from orchestrator.ledger.tables import JobRow, UnitRow, is_unfinished
 from orchestrator.queues import QueueName
 
 
@@ -41,17 +41,14 @@ def pause(session: Session, job_id: str) -> None:
     """Let no further unit of the job start; those at work stop at their next write."""
     _set(session, job_id, paused=True)
     # The message stays in the broker; whoever receives it finds the job paused and drops it.
-    session.execute(
-        update(UnitRow)
-        .where(UnitRow.job_id == job_id, UnitRow.state == UnitState.PUBLISHED)
-        .values(state=UnitState.READY, published_at=None),
-        execution_options={"synchronize_session": False},
-    )
+    _forget_messages(session, job_id)
 
 
 def resume(session: Session, job_id: str) -> None:
     """Undo a pause."""
     _set(session, job_id, paused=False)
+    # A dispatch that ran while the job was paused may have published units, whose messages were dropped.
+    _forget_messages(session, job_id)
 
 
 def close(session: Session, job_id: str) -> None:
@@ -67,14 +64,15 @@ def reopen(session: Session, job_id: str) -> None:
 def finish_if_drained(session: Session, job_id: str) -> bool:
     """Add the unit that finishes the job, if nothing else is left to do; say whether it was added.
 
-    Of many that try at once, one adds it. A finishing unit that died is followed by another, which
-    its payload tells why.
+    Of many that try at once, one adds it. A finishing unit that died, or was cancelled without its
+    job being closed, is followed by another, which its payload tells why.
     """
-    job = session.get(JobRow, job_id, with_for_update=True, populate_existing=True)
+    # The lock spares the key, which whoever adds units holds.
+    job = session.get(JobRow, job_id, with_for_update={"key_share": True}, populate_existing=True)
     if job is None or job.closed_at is not None or _has_unfinished(session, job_id):
         return False
     former = session.get(UnitRow, job.finish_unit_id) if job.finish_unit_id else None
-    if former is not None and former.state != UnitState.DEAD:
+    if former is not None and former.state == UnitState.DONE:
         return False
     kind = f"{job.kind}.finish"
     number = session.scalar(
@@ -88,8 +86,17 @@ def finish_if_drained(session: Session, job_id: str) -> bool:
 
 
 def _has_unfinished(session: Session, job_id: str) -> bool:
-    unfinished = select(UnitRow.id).where(UnitRow.job_id == job_id, UnitRow.state.in_(UNFINISHED)).limit(1)
+    unfinished = select(UnitRow.id).where(UnitRow.job_id == job_id, is_unfinished()).limit(1)
     return session.scalar(unfinished) is not None
+
+
+def _forget_messages(session: Session, job_id: str) -> None:
+    session.execute(
+        update(UnitRow)
+        .where(UnitRow.job_id == job_id, UnitRow.state == UnitState.PUBLISHED)
+        .values(state=UnitState.READY, published_at=None),
+        execution_options={"synchronize_session": False},
+    )
 
 
 def _set(session: Session, job_id: str, **values: object) -> None:

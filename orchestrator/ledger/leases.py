@@ -11,7 +11,7 @@ from typing import Any, assert_never, cast
 from sqlalchemy import CursorResult, and_, case, or_, select, update
 from sqlalchemy.orm import Session
 
-from orchestrator.database import db_now, transact, writing
+from orchestrator.database import db_now, storable, transact
 from orchestrator.errors import LeaseLost
 from orchestrator.ledger.lifecycle import UnitState, sources
 from orchestrator.ledger.models import Again, Done, Failed, Hopeless, Lease, Outcome, Postponed
@@ -132,17 +132,18 @@ def settle(session: Session, lease: Lease, outcome: Outcome) -> None:
         case Failed(error) if lease.attempt >= lease.max_attempts:
             _finish(session, lease, UnitState.DEAD, error)
         case Failed(error):
-            _put_back(session, lease, backoff(lease.attempt), last_error=error[:ERROR_LENGTH])
+            _put_back(session, lease, backoff(lease.attempt), last_error=_excerpt(error))
         case Again(delay):
             _put_back(session, lease, timedelta(seconds=delay), max_attempts=UnitRow.max_attempts + 1)
         case Postponed(reason):
             _put_back(
                 session,
                 lease,
-                min(backoff(lease.postponements + 1), LONGEST_POSTPONEMENT),
+                # Not what the lease says: progress since the claim begins the count anew.
+                min(backoff(_postponements(session, lease) + 1), LONGEST_POSTPONEMENT),
                 max_attempts=UnitRow.max_attempts + 1,
                 postponements=UnitRow.postponements + 1,
-                last_error=reason[:ERROR_LENGTH],
+                last_error=_excerpt(reason),
             )
         case _:
             assert_never(outcome)
@@ -156,10 +157,18 @@ def backoff(failures: int) -> timedelta:
 
 def count_stale_write(lease: Lease) -> None:
     """Remember on the unit that an attempt without a lease tried to write and was refused."""
-    with writing() as session:
+
+    def count(session: Session) -> None:
         session.execute(
-            update(UnitRow).where(UnitRow.id == lease.unit_id).values(stale_writes=UnitRow.stale_writes + 1)
+            update(UnitRow).where(UnitRow.id == lease.unit_id).values(stale_writes=UnitRow.stale_writes + 1),
+            execution_options={"synchronize_session": False},
         )
+
+    transact(count)
+
+
+def _postponements(session: Session, lease: Lease) -> int:
+    return session.scalar(select(UnitRow.postponements).where(UnitRow.id == lease.unit_id)) or 0
 
 
 def rescue_values() -> dict[str, Any]:
@@ -187,8 +196,12 @@ def _finish(session: Session, lease: Lease, state: UnitState, error: str | None)
         lease_expires_at=None,
         in_flight=0,
         finished_at=db_now(),
-        last_error=error and error[:ERROR_LENGTH],
+        last_error=None if error is None else _excerpt(error),
     )
+
+
+def _excerpt(error: str) -> str:
+    return storable(error[:ERROR_LENGTH])
 
 
 def _put_back(session: Session, lease: Lease, delay: timedelta, **values: Any) -> None:

@@ -29,7 +29,7 @@ MOVES: dict[UnitState, frozenset[UnitState]] = {
 }
 
 #: States in which a unit still has something to do.
-UNFINISHED = frozenset({UnitState.READY, UnitState.PUBLISHED, UnitState.LEASED})
+UNFINISHED = (UnitState.READY, UnitState.PUBLISHED, UnitState.LEASED)
 
 
 def sources(to: UnitState) -> tuple[UnitState, ...]:

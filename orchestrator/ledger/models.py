@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from orchestrator.ledger.lifecycle import UNFINISHED
 from orchestrator.queues import QueueName
+
+#: How often a unit may fail before it is given up, unless it says otherwise.
+ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +22,7 @@ class NewUnit:
     key: str
     queue: QueueName
     payload: Mapping[str, Any] = field(default_factory=dict)
-    max_attempts: int = 3
+    max_attempts: int = ATTEMPTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class Progress:
     @property
     def unfinished(self) -> int:
         """Units that still have something to do."""
-        return sum(self.units.get(state, 0) for state in ("ready", "published", "leased"))
+        return sum(self.units.get(state, 0) for state in UNFINISHED)
 
 
 @dataclass(frozen=True, slots=True)

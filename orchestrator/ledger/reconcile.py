@@ -53,7 +53,7 @@ def reconcile(publisher: Publisher | None = None) -> Reconciled:
 
 def rescue(session: Session, *, limit: int = BATCH) -> int:
     """Take units from owners that fell silent."""
-    silent = [unit.id for unit in session.scalars(skip_locked(queries.abandoned(limit), session))]
+    silent = session.scalars(skip_locked(queries.abandoned(limit), session, UnitRow)).all()
     if not silent:
         return 0
     return _change(
@@ -66,7 +66,7 @@ def rescue(session: Session, *, limit: int = BATCH) -> int:
 
 def requeue(session: Session, queue: str, age: timedelta, *, limit: int = BATCH) -> int:
     """Make units ready whose message nobody has taken for `age`; a late message is harmless."""
-    lost = [unit.id for unit in session.scalars(skip_locked(queries.unclaimed(queue, age, limit), session))]
+    lost = session.scalars(skip_locked(queries.unclaimed(queue, age, limit), session, UnitRow)).all()
     if not lost:
         return 0
     return _change(

@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from orchestrator.database import db_now, insert_ignoring, reading
+from orchestrator.database import db_now, insert_ignoring, reading, storable
 from orchestrator.ids import new_id
 from orchestrator.ledger.tables import SubmissionRow
 
@@ -34,8 +34,8 @@ def reject(session: Session, *, message_id: str | None, request_id: str | None, 
         "id": new_id(),
         "message_id": message_id,
         "request_id": request_id,
-        "reason": clean(reason),
-        "excerpt": clean(excerpt)[:EXCERPT_LENGTH],
+        "reason": storable(reason),
+        "excerpt": storable(excerpt)[:EXCERPT_LENGTH],
         "created_at": session.scalar(select(db_now())),
     }
     insert_ignoring(session, SubmissionRow, [row])
@@ -46,8 +46,3 @@ def rejections(limit: int = 50) -> list[Rejection]:
     with reading() as session:
         rows = session.scalars(select(SubmissionRow).order_by(SubmissionRow.id.desc()).limit(limit))
         return [Rejection(**{name: getattr(row, name) for name in Rejection.__slots__}) for row in rows]
-
-
-def clean(text: str) -> str:
-    """Text that both databases accept: PostgreSQL stores no NUL."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")

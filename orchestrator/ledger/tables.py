@@ -5,12 +5,23 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Text, UniqueConstraint, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ColumnElement,
+    ForeignKey,
+    Index,
+    Text,
+    UniqueConstraint,
+    literal_column,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from orchestrator.database import Base, Identifier, JsonText, db_now
+from orchestrator.ledger.lifecycle import UNFINISHED
 
-UNFINISHED_SQL = "state IN ('ready', 'published', 'leased')"
+UNFINISHED_SQL = f"state IN ({', '.join(repr(state.value) for state in UNFINISHED)})"
 
 
 class JobRow(Base):
@@ -19,6 +30,8 @@ class JobRow(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         UniqueConstraint("kind", "request_id"),
+        # Dispatch adds up weights until one of them buys a place: of nothing but zeros none ever would.
+        CheckConstraint("weight >= 1", name="weight"),
         Index("ix_jobs_open", "id", sqlite_where=text("closed_at IS NULL"), postgresql_where=text("closed_at IS NULL")),
     )
 
@@ -47,7 +60,9 @@ class UnitRow(Base):
         CheckConstraint(f"(finished_at IS NULL) = ({UNFINISHED_SQL})", name="finished_at"),
         CheckConstraint("(lease_expires_at IS NOT NULL) = (state = 'leased')", name="lease_expires_at"),
         CheckConstraint("(lease_owner IS NOT NULL) = (state = 'leased')", name="lease_owner"),
-        CheckConstraint("attempt >= 0 AND done_count >= 0 AND failed_count >= 0", name="counts"),
+        CheckConstraint("state <> 'published' OR published_at IS NOT NULL", name="published_at"),
+        CheckConstraint("attempt BETWEEN 0 AND max_attempts", name="attempt"),
+        CheckConstraint("done_count >= 0 AND failed_count >= 0 AND in_flight >= 0", name="counts"),
         Index(
             "ix_work_units_ready",
             "queue",
@@ -110,6 +125,14 @@ class UnitRow(Base):
     created_at: Mapped[datetime] = mapped_column(insert_default=db_now())
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+
+
+def is_unfinished() -> ColumnElement[bool]:
+    """Whether a unit still has something to do, in the words of the index that finds those units.
+
+    SQLite uses a partial index only for a condition that repeats the index's own.
+    """
+    return UnitRow.state.in_([literal_column(repr(state.value)) for state in UNFINISHED])
 
 
 class ShareRow(Base):

@@ -12,9 +12,9 @@ from orchestrator.database import db_now, insert_ignoring, reading
 from orchestrator.errors import JobNotFound
 from orchestrator.ids import new_id
 from orchestrator.ledger import queries
-from orchestrator.ledger.lifecycle import UNFINISHED, UnitState
-from orchestrator.ledger.models import NewUnit, Progress, UnitSummary
-from orchestrator.ledger.tables import JobRow, UnitRow
+from orchestrator.ledger.lifecycle import UnitState
+from orchestrator.ledger.models import ATTEMPTS, NewUnit, Progress, UnitSummary
+from orchestrator.ledger.tables import JobRow, UnitRow, is_unfinished
 
 
 def add(session: Session, job_id: str, units: Iterable[NewUnit]) -> int:
@@ -84,24 +84,30 @@ def cancel(session: Session, job_id: str, *, but: str | None = None) -> int:
 
     Attempts at work find out at their next write.
     """
-    return _change(
-        session,
+    # A finishing unit is added under this lock.
+    session.execute(select(JobRow.id).where(JobRow.id == job_id).with_for_update(key_share=True))
+    statement = (
         update(UnitRow)
-        .where(UnitRow.job_id == job_id, UnitRow.state.in_(UNFINISHED), UnitRow.id != (but or ""))
+        .where(UnitRow.job_id == job_id, is_unfinished(), UnitRow.id != (but or ""))
         .values(
             state=UnitState.CANCELLED,
             finished_at=db_now(),
             lease_owner=None,
             lease_expires_at=None,
             in_flight=0,
-        ),
+        )
     )
+    # An attempt whose unit this had to wait for may have added units meanwhile, which a statement of
+    # PostgreSQL that began before does not see. The next does; and no attempt is left to add more.
+    cancelled = _change(session, statement)
+    return cancelled + _change(session, statement)
 
 
 def retry(session: Session, job_id: str, *, unit_ids: Sequence[str] | None = None) -> int:
     """Make the job's units that died, failed in part or were cancelled ready again, with fresh attempts.
 
-    What such a unit has stored stays: the next attempt does only what is missing.
+    What such a unit has stored stays: the next attempt does only what is missing. A job that has
+    ended must be reopened in the same transaction, or its units wait for ever.
     """
     failed = (UnitRow.state == UnitState.DONE) & (UnitRow.failed_count > 0)
     statement = update(UnitRow).where(
@@ -116,7 +122,7 @@ def retry(session: Session, job_id: str, *, unit_ids: Sequence[str] | None = Non
         session,
         statement.values(
             state=UnitState.READY,
-            max_attempts=UnitRow.attempt + 3,
+            max_attempts=UnitRow.attempt + ATTEMPTS,
             postponements=0,
             failed_count=0,
             not_before=db_now(),

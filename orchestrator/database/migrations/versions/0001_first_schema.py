@@ -66,6 +66,7 @@ def upgrade() -> None:
         sa.Column("finish_unit_id", IDENTIFIER, nullable=True),
         sa.Column("created_at", INSTANT, nullable=False),
         sa.Column("closed_at", INSTANT, nullable=True),
+        sa.CheckConstraint("weight >= 1", name=op.f("ck_jobs_weight")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
         sa.UniqueConstraint("kind", "request_id", name=op.f("uq_jobs_kind_request_id")),
     )
@@ -168,7 +169,11 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "state IN ('ready', 'published', 'leased', 'done', 'dead', 'cancelled')", name=op.f("ck_work_units_state")
         ),
-        sa.CheckConstraint("attempt >= 0 AND done_count >= 0 AND failed_count >= 0", name=op.f("ck_work_units_counts")),
+        sa.CheckConstraint("state <> 'published' OR published_at IS NOT NULL", name=op.f("ck_work_units_published_at")),
+        sa.CheckConstraint("attempt BETWEEN 0 AND max_attempts", name=op.f("ck_work_units_attempt")),
+        sa.CheckConstraint(
+            "done_count >= 0 AND failed_count >= 0 AND in_flight >= 0", name=op.f("ck_work_units_counts")
+        ),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_work_units_job_id_jobs")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_work_units")),
         sa.UniqueConstraint("job_id", "key", name=op.f("uq_work_units_job_id_key")),
