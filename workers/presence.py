@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from orchestrator import clock
 from orchestrator.database import transact
 from orchestrator.ledger import pulses
 
@@ -35,7 +36,8 @@ def stop() -> None:
 def _announce(name: str, details: dict[str, object]) -> None:
     while True:
         try:
-            transact(pulses.beat, name, details)
+            # The worker's own clock, beside the database's: `orchestrator doctor` compares them.
+            transact(pulses.beat, name, {**details, "clock": clock.now().isoformat()})
         except SQLAlchemyError as error:
             log.warning("presence_not_written", error=str(error))
         if _stop.wait(INTERVAL):

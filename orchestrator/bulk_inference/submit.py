@@ -15,7 +15,7 @@ from orchestrator import ledger
 from orchestrator.bulk_inference.lifecycle import LIFECYCLE
 from orchestrator.bulk_inference.models import NewBulkInferenceJobRequest, ProgressState, SubmitOptions
 from orchestrator.bulk_inference.tables import BulkInferenceJobRow
-from orchestrator.database import transact
+from orchestrator.database import reading, transact
 from orchestrator.errors import (
     DatasetNotFound,
     InferenceMethodNotSupported,
@@ -65,6 +65,16 @@ def submit(request: NewBulkInferenceJobRequest, options: SubmitOptions | None = 
         log.info("job_submitted", job=job_id, kind=KIND, model=request.model_id)
         ledger.dispatch()
     return job_id
+
+
+def check(request: NewBulkInferenceJobRequest) -> str:
+    """Do everything that `submit` does but write; returns the inference method that the request resolves to.
+
+    Raises:
+        NotFound, InvalidRequest: as `submit`.
+    """
+    with reading() as session:
+        return _check(session, request)
 
 
 def submit_message(spec: Mapping[str, Any], options: Mapping[str, Any]) -> str:
