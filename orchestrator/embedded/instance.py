@@ -142,6 +142,7 @@ class Instance:
         """Tell the workers and wait for their units, then Redis; the group takes whoever is left."""
         running = [child for child in self.children if child.is_running]
         for child in running:
+            # A warm shutdown: Celery's soft one (SIGQUIT) sleeps its whole timeout, as set here also when idle.
             child.tell(signal.SIGTERM)
         if running:
             self._say(reporter.event, "stopping; once more to stop at once")
