@@ -1,0 +1,215 @@
+"""The demo: from nothing to an accuracy, through a real model server, real workers and a real Redis."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from examples.digits.dataset import LABELS, write_dataset
+from examples.digits.train import train_and_save
+from orchestrator import registry
+from orchestrator.bulk_inference.evaluation import Evaluation, confusion_picture
+from orchestrator.bulk_inference.job import (
+    get_bulk_inference_evaluation,
+    submit_bulk_inference_job,
+    wait_for_bulk_inference_job,
+)
+from orchestrator.bulk_inference.models import JobDetails, NewBulkInferenceJobRequest, ProgressState
+from orchestrator.cli.watch import watch
+from orchestrator.logs import configure_logging
+from orchestrator.registry.models import Endpoint, InputCodec, Model, OutputCodec, Snapshot, TaskType
+from orchestrator.settings import settings
+
+#: Small, so that there is a bar to watch and batches to see.
+BATCH_SIZE = 4
+#: Seconds that servers may take to start on a busy machine.
+PATIENCE = 60
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the demo has to say at its end."""
+
+    status: str
+    datums: int
+    failed: int
+    datums_per_second: float
+    accuracy: float
+    job: str
+    folder: str
+    confusion_picture: str
+    seconds: float
+
+
+def main() -> None:
+    """Run the demo; the exit code is 0 when the job succeeded."""
+    parser = argparse.ArgumentParser(prog="python -m examples.digits", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path(".orchestrator/demo"), help="where the results stay")
+    parser.add_argument("--json", action="store_true", help="print the summary as one JSON document")
+    arguments = parser.parse_args()
+    console = Console(stderr=arguments.json, highlight=False)
+    try:
+        summary, evaluation = run(arguments.folder.absolute(), console)
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; everything that was started has been stopped") from None
+    if arguments.json:
+        print(json.dumps(asdict(summary)))
+    else:
+        report(console, summary, evaluation)
+    raise SystemExit(0 if summary.status == ProgressState.SUCCEEDED else 1)
+
+
+def run(folder: Path, console: Console) -> tuple[Summary, Evaluation]:
+    """Everything from the data set to the picture; what was started is stopped, the results stay in `folder`."""
+    started = time.monotonic()
+    shutil.rmtree(folder, ignore_errors=True)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="digits-")))
+        console.print("1. writing 1,797 handwritten digits as PNG files, and training a classifier on 1,200 of them")
+        counts = write_dataset(scratch / "data")
+        train_and_save(scratch / "data", scratch / "digits.joblib")
+        console.print("2. starting a model server, a Redis, two worker processes and beat")
+        url = stack.enter_context(model_server(scratch / "digits.joblib"))
+        stack.enter_context(instance(folder))
+        console.print(f"3. importing a snapshot: train {counts['train']:,}, test {counts['test']:,}")
+        model, snapshot = register(url, scratch / "data")
+        console.print("4. inferring on the split test")
+        job_id = submit(model, snapshot)
+        # Standard output is for the summary alone where a program reads it.
+        job = show(job_id) if not console.stderr else wait_for_bulk_inference_job(job_id)
+        evaluation = Evaluation.model_validate(get_bulk_inference_evaluation(job_id))
+        picture = confusion_picture(evaluation, folder / "confusion.png")
+    return summarise(job, evaluation, picture, folder, time.monotonic() - started), evaluation
+
+
+@contextmanager
+def model_server(classifier: Path) -> Iterator[str]:
+    """The digits' server in a process of its own; yields its URL."""
+    with process("-m", "examples.digits.server", "--model", str(classifier)) as answers:
+        yield next(answers)["url"]
+
+
+@contextmanager
+def instance(folder: Path) -> Iterator[None]:
+    """`orchestrator up` on `folder`, and this process as its user."""
+    with process("-m", "orchestrator", "up", str(folder), "--json") as events:
+        while next(events)["event"] != "ready":
+            pass
+        os.environ["ORCHESTRATOR_HOME"] = str(folder)
+        os.environ.setdefault("ORCHESTRATOR_LOG_LEVEL", "WARNING")
+        settings.cache_clear()
+        configure_logging()
+        yield
+
+
+@contextmanager
+def process(*arguments: str) -> Iterator[Iterator[dict[str, Any]]]:
+    """A Python program that prints lines of JSON; it is told to end when the block ends."""
+    command: Sequence[str] = [sys.executable, *arguments]
+    # A session of its own: Ctrl-C reaches this program alone, which then stops the others in order.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as running:
+        try:
+            assert running.stdout is not None
+            yield (json.loads(line) for line in running.stdout)
+        except StopIteration:
+            raise SystemExit(f"{' '.join(arguments)} ended with exit code {running.wait(PATIENCE)}") from None
+        finally:
+            running.terminate()
+            running.wait(PATIENCE)
+
+
+def register(url: str, data: Path) -> tuple[Model, Snapshot]:
+    """A project with the data set's snapshot and the model."""
+    project = registry.create_project("digits")
+    dataset = registry.create_dataset(project.id, "handwritten digits")
+    snapshot = registry.import_snapshot(dataset.id, data, name="scikit-learn")
+    endpoint = Endpoint(
+        url=url,
+        model_name="digits",
+        input_codec=InputCodec.IMAGE_BASE64,
+        output_codec=OutputCodec.CLASSIFICATION,
+        labels=LABELS,
+    )
+    model = registry.register_model(project.id, "nearest neighbours", TaskType.IMAGE_CLASSIFICATION, endpoint)
+    return model, snapshot
+
+
+def submit(model: Model, snapshot: Snapshot) -> str:
+    """A job that infers on `test` and compares with the annotations."""
+    return submit_bulk_inference_job(
+        NewBulkInferenceJobRequest(
+            model_project_id=model.project_id,
+            model_id=model.id,
+            dataset_project_id=model.project_id,
+            dataset_id=snapshot.dataset_id,
+            dataset_snapshot_id=snapshot.id,
+            dataset_snapshot_split="test",
+            inference_method="predict_proba",
+            evaluate_metrics=True,
+            batch_size=BATCH_SIZE,
+        ),
+        request_id="the demo",
+    )
+
+
+def show(job_id: str) -> JobDetails:
+    """Watch the job as `orchestrator bulk-inference watch` does, then look at it once more."""
+    watch(job_id)
+    return wait_for_bulk_inference_job(job_id, timeout=timedelta(seconds=PATIENCE))
+
+
+def summarise(job: JobDetails, evaluation: Evaluation, picture: Path, folder: Path, seconds: float) -> Summary:
+    """The figures of a job that has ended."""
+    assert job.started_at is not None
+    assert job.finished_at is not None
+    inferring = (job.finished_at - job.started_at).total_seconds()
+    return Summary(
+        status=job.status.value,
+        datums=job.num_computed,
+        failed=job.num_failed,
+        datums_per_second=round(job.num_computed / inferring, 1),
+        accuracy=round(evaluation.summary["top1_accuracy"], 4),
+        job=job.job_id,
+        folder=str(folder),
+        confusion_picture=str(picture),
+        seconds=round(seconds, 1),
+    )
+
+
+def report(console: Console, summary: Summary, evaluation: Evaluation) -> None:
+    """Print the summary and the confusion matrix for a person."""
+    assert evaluation.confusion is not None
+    matrix = Table(
+        caption="row: what it is; column: what the model says", caption_style="dim", caption_justify="left", box=None
+    )
+    for name in ("", *evaluation.labels):
+        matrix.add_column(name, justify="right", style=None if name else "dim")
+    for label, row in zip(evaluation.labels, evaluation.confusion.matrix, strict=True):
+        matrix.add_row(label, *[f"{count:.0f}" if count else "·" for count in row])
+    console.print(matrix)
+    console.print(
+        f"[bold]{summary.datums} datums, {summary.failed} failed, {summary.datums_per_second:,.0f} datums a second, "
+        f"accuracy {summary.accuracy:.3f}[/bold], in {summary.seconds:.0f} s from nothing\n"
+        f"results  {summary.folder} (ORCHESTRATOR_HOME={summary.folder} orchestrator bulk-inference list)\n"
+        f"picture  {summary.confusion_picture}",
+        soft_wrap=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
