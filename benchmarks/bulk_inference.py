@@ -1,6 +1,6 @@
 """Datums a second of a bulk inference job, beside the limit and beside what a user would write first.
 
-    python -m benchmarks.bulk_inference --database postgres --datums 20000
+    python -m benchmarks.bulk_inference --database postgres --datums 50000
 
 All figures are of one run on one machine: only their ratios mean anything elsewhere.
 """
@@ -25,9 +25,9 @@ def main() -> None:
     """Measure, and print two tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--database", choices=["sqlite", "postgres"], default="postgres")
-    parser.add_argument("--datums", type=int, default=20_000)
+    parser.add_argument("--datums", type=int, default=50_000)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 32])
-    parser.add_argument("--workers", type=int, default=1, help="processes that infer")
+    parser.add_argument("--workers", type=int, default=2, help="processes that infer")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured; the best counts")
     parser.add_argument("--plain-datums", type=int, default=2000, help="tasks for plain Celery; 0 leaves it out")
     options = parser.parse_args()

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from orchestrator import ledger
 from orchestrator.database import transact
 from orchestrator.errors import LeaseLost, OrchestratorError
-from orchestrator.ledger import Done, Failed, Hopeless, Lease, Outcome
+from orchestrator.ledger import Failed, Hopeless, Lease, Outcome
 from orchestrator.queues import app
 from orchestrator.settings import settings
 
@@ -55,14 +55,12 @@ def perform(work: Callable[[Lease], Outcome], lease: Lease) -> None:
     try:
         with heartbeat(lease):
             outcome = attempt(work, lease)
-        transact(ledger.settle, lease, outcome)
+        transact(ledger.conclude, lease, outcome)
     except LeaseLost:
         ledger.count_stale_write(lease)
         log.warning("lease_lost", kind=lease.kind)
         return
-    if isinstance(outcome, Done | Failed | Hopeless):
-        transact(ledger.finish_if_drained, lease.job_id)
-    ledger.dispatch()
+    ledger.top_up()
     if isinstance(outcome, Failed | Hopeless):
         raise UnitFailed(outcome.error)
 

@@ -1,7 +1,7 @@
 """The ledger: whatever must be done is a row, and every effect happens once."""
 
-from orchestrator.ledger.dispatch import dispatch
-from orchestrator.ledger.jobs import close, finish_if_drained, open_job, pause, reopen, requested, resume
+from orchestrator.ledger.dispatch import dispatch, top_up
+from orchestrator.ledger.jobs import close, conclude, finish_if_drained, open_job, pause, reopen, requested, resume
 from orchestrator.ledger.leases import check, claim, count_stale_write, hold, is_paused, renew, settle
 from orchestrator.ledger.lifecycle import MOVES, UNFINISHED, UnitState
 from orchestrator.ledger.models import (
@@ -39,6 +39,7 @@ __all__ = [
     "check",
     "claim",
     "close",
+    "conclude",
     "count_stale_write",
     "dispatch",
     "finish_if_drained",
@@ -55,4 +56,5 @@ __all__ = [
     "resume",
     "retry",
     "settle",
+    "top_up",
 ]

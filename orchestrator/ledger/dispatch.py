@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from orchestrator.database import db_now, exclusive, skip_locked, transact
+from orchestrator.database import db_now, exclusive, reading, skip_locked, transact
 from orchestrator.errors import Unavailable
 from orchestrator.ledger import queries
 from orchestrator.ledger.fairness import Claimant, share_out
@@ -32,6 +32,19 @@ def dispatch(publisher: Publisher | None = None) -> int:
     """
     publisher = publisher or CeleryPublisher()
     return sum(_dispatch_queue(queue.value, publisher) for queue in UNIT_QUEUES)
+
+
+def top_up(publisher: Publisher | None = None) -> int:
+    """As `dispatch`, but leave alone the queues whose window is still half full: for whoever ends a unit."""
+    publisher = publisher or CeleryPublisher()
+    with reading() as session:
+        lacking = [queue.value for queue in UNIT_QUEUES if _is_lacking(session, queue.value)]
+    return sum(_dispatch_queue(queue, publisher) for queue in lacking)
+
+
+def _is_lacking(session: Session, queue: str) -> bool:
+    published, has_due = session.execute(queries.backlog(queue)).one()
+    return has_due and published * 2 <= settings().dispatch_window
 
 
 def _dispatch_queue(queue: str, publisher: Publisher) -> int:

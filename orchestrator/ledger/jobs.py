@@ -7,8 +7,9 @@ from sqlalchemy.orm import Session
 
 from orchestrator.database import db_now
 from orchestrator.ledger import units
+from orchestrator.ledger.leases import settle
 from orchestrator.ledger.lifecycle import UnitState
-from orchestrator.ledger.models import NewUnit
+from orchestrator.ledger.models import Done, Failed, Hopeless, Lease, NewUnit, Outcome
 from orchestrator.ledger.tables import JobRow, UnitRow, is_unfinished
 from orchestrator.queues import QueueName
 
@@ -61,14 +62,26 @@ def reopen(session: Session, job_id: str) -> None:
     _set(session, job_id, closed_at=None, finish_unit_id=None)
 
 
+def conclude(session: Session, lease: Lease, outcome: Outcome) -> None:
+    """Settle an attempt, and add the unit that finishes the job if this was the last thing to do.
+
+    Raises:
+        LeaseLost: another attempt has claimed the unit since, or it was cancelled.
+    """
+    # The job first: of attempts that end at once, each sees what those before it settled.
+    _lock(session, lease.job_id)
+    settle(session, lease, outcome)
+    if isinstance(outcome, Done | Failed | Hopeless):
+        finish_if_drained(session, lease.job_id)
+
+
 def finish_if_drained(session: Session, job_id: str) -> bool:
     """Add the unit that finishes the job, if nothing else is left to do; say whether it was added.
 
     Of many that try at once, one adds it. A finishing unit that died, or was cancelled without its
     job being closed, is followed by another, which its payload tells why.
     """
-    # The lock spares the key, which whoever adds units holds.
-    job = session.get(JobRow, job_id, with_for_update={"key_share": True}, populate_existing=True)
+    job = _lock(session, job_id)
     if job is None or job.closed_at is not None or _has_unfinished(session, job_id):
         return False
     former = session.get(UnitRow, job.finish_unit_id) if job.finish_unit_id else None
@@ -83,6 +96,11 @@ def finish_if_drained(session: Session, job_id: str) -> bool:
     units.add(session, job_id, [NewUnit(kind, key, QueueName.PLANNING, payload)])
     job.finish_unit_id = session.scalar(select(UnitRow.id).where(UnitRow.job_id == job_id, UnitRow.key == key))
     return True
+
+
+def _lock(session: Session, job_id: str) -> JobRow | None:
+    # The lock spares the key, which whoever adds units holds.
+    return session.get(JobRow, job_id, with_for_update={"key_share": True}, populate_existing=True)
 
 
 def _has_unfinished(session: Session, job_id: str) -> bool:

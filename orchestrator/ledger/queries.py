@@ -48,6 +48,12 @@ def published_count(queue: str) -> Select[int]:
     return select(func.count()).select_from(UnitRow).where(UnitRow.state == UnitState.PUBLISHED, UnitRow.queue == queue)
 
 
+def backlog(queue: str) -> Select[int, bool]:
+    """How many units of `queue` are in the broker, and whether any could follow."""
+    could_follow = select(UnitRow.id).where(_due(queue)).exists()
+    return select(published_count(queue).scalar_subquery(), could_follow)
+
+
 def abandoned(limit: int) -> Select[str]:
     """Leased units whose owner fell silent, oldest first."""
     return (
