@@ -19,7 +19,7 @@ demo: .venv/installed  ## a real model infers over real handwritten digits, thro
 	@$(BIN)/python -m examples.digits $(ARGS)
 
 test: .venv/installed  ## the suite, on a Redis and a PostgreSQL of its own
-	@$(BIN)/python -m pytest -m "not chaos" $(ARGS)
+	@$(BIN)/python -m pytest -m "not chaos" -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: .venv/installed  ## lint, format, types, imports and size limits, in under a minute
 	@$(BIN)/ruff check .
