@@ -16,7 +16,7 @@ from orchestrator.bulk_inference.models import ProgressState
 from orchestrator.bulk_inference.record import FailedResult, failure_rows
 from orchestrator.bulk_inference.tables import BulkInferenceJobRow, FailureRow
 from orchestrator.database import insert_ignoring, reading, transact
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, Unavailable
 from orchestrator.ledger import Done, Lease, Outcome
 from orchestrator.ledger.tables import UnitRow
 
@@ -78,20 +78,22 @@ def _why_failed(lease: Lease, job: BulkInferenceJobRow, dead: Sequence[UnitRow])
         if unit.kind == "bulk_inference.plan":
             return f"the job could not be planned: {unit.last_error}"
     with reading() as session:
-        progress = ledger.progress(session, job.id)
-    share = progress.failed / max(1, job.expected_total or 0)
+        done = ledger.progress(session, job.id).done
+    # What is not there has failed, whether or not somebody wrote down why.
+    total = job.expected_total or 0
+    share = (total - done) / max(1, total)
     if share <= job.failure_threshold:
         return ""
-    return (
-        f"{progress.failed} of {job.expected_total} datums failed ({share:.2%}), "
-        f"more than the threshold of {job.failure_threshold:.2%}"
-    )
+    allowed = f"more than the threshold of {job.failure_threshold:.2%}"
+    return f"{total - done} of {total} datums failed ({share:.2%}), {allowed}"
 
 
 def _evaluate(lease: Lease, job: BulkInferenceJobRow, evaluate: Evaluator) -> str:
     """Compute and store the job's metrics; returns why there are none, or nothing."""
     try:
         evaluation = evaluate(job)
+    except Unavailable:
+        raise  # another attempt may find the blob store back
     except OrchestratorError as error:
         return f"the results are stored, but could not be evaluated: {error}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -19,9 +19,8 @@ from orchestrator.bulk_inference.models import (
     JobDetails,
     NewBulkInferenceJobRequest,
     ProgressState,
-    SubmitOptions,
 )
-from orchestrator.bulk_inference.submit import submit
+from orchestrator.bulk_inference.submit import check_options, submit
 from orchestrator.bulk_inference.tables import BulkInferenceJobRow, FailureRow
 from orchestrator.database import reading, transact
 from orchestrator.errors import Conflict, InvalidRequest, JobNotFound
@@ -64,16 +63,20 @@ def submit_bulk_inference_job(
 
     Returns:
         The bulk inference job id.
+
+    Raises:
+        NotFound: no such model, dataset, snapshot or split.
+        InvalidRequest: another value is wrong. In either case nothing was written.
     """
-    options = SubmitOptions(request_id=request_id, failure_threshold=failure_threshold, priority=priority)
-    return submit(job_spec, options)
+    options = {"request_id": request_id, "failure_threshold": failure_threshold, "priority": priority}
+    return submit(job_spec, check_options(options))
 
 
 def get_bulk_inference_job(job_id: str) -> BulkInferenceJob | None:
     """Get a bulk inference job, or None if there is none with this id."""
     with reading() as session:
         row = session.get(BulkInferenceJobRow, job_id)
-        return None if row is None else _as_job(session, row)
+        return None if row is None else _as_jobs(session, [row])[0]
 
 
 def get_bulk_inference_jobs(
@@ -95,6 +98,9 @@ def get_bulk_inference_jobs(
         inference_method: Only jobs with this inference method.
         limit: How many to return, 50 by default.
         offset: How many to pass over first.
+
+    Raises:
+        InvalidRequest: `limit` or `offset` is negative.
     """
     row = BulkInferenceJobRow
     statement = select(row).where(row.model_id == model_id).order_by(row.id.desc())
@@ -105,11 +111,10 @@ def get_bulk_inference_jobs(
         statement = statement.where(row.split == dataset_version_split)
     if inference_method is not None:
         statement = statement.where(row.action == inference_method)
-    if (limit or 0) < 0 or (offset or 0) < 0:
-        raise InvalidRequest(f"limit and offset must not be negative: {limit}, {offset}")
-    statement = statement.limit(DEFAULT_LIMIT if limit is None else limit).offset(offset or 0)
+    wanted, skipped = DEFAULT_LIMIT if limit is None else limit, offset or 0
+    _check_bounds(limit=wanted, offset=skipped)
     with reading() as session:
-        return [_as_job(session, found) for found in session.scalars(statement)]
+        return _as_jobs(session, session.scalars(statement.limit(wanted).offset(skipped)).all())
 
 
 def get_bulk_inference_details(job_id: str) -> JobDetails:
@@ -125,7 +130,12 @@ def get_bulk_inference_details(job_id: str) -> JobDetails:
 def list_bulk_inference_jobs(
     *, status: ProgressState | None = None, model_id: str | None = None, limit: int = DEFAULT_LIMIT
 ) -> list[JobDetails]:
-    """Jobs of every model, newest first, perhaps of one status or model only."""
+    """Jobs of every model, newest first, perhaps of one status or model only.
+
+    Raises:
+        InvalidRequest: `limit` is negative.
+    """
+    _check_bounds(limit=limit)
     statement = select(BulkInferenceJobRow).order_by(BulkInferenceJobRow.id.desc()).limit(limit)
     if status is not None:
         statement = statement.where(BulkInferenceJobRow.state == status)
@@ -163,7 +173,8 @@ def wait_for_bulk_inference_job(
             return details
         if deadline is not None and time.monotonic() >= deadline:
             raise TimeoutError(f"Job {job_id} is still {details.status}; wait longer, or look at its units")
-        time.sleep(interval.total_seconds())
+        pause = interval.total_seconds()
+        time.sleep(pause if deadline is None else max(0.0, min(pause, deadline - time.monotonic())))
 
 
 def abort_bulk_inference_job(job_id: str, *, reason: str = "aborted by request") -> JobDetails:
@@ -236,7 +247,9 @@ def get_bulk_inference_failures(job_id: str, *, after: int = -1, limit: int = 10
 
     Raises:
         JobNotFound: no bulk inference job has this id.
+        InvalidRequest: `limit` is negative.
     """
+    _check_bounds(limit=limit)
     with reading() as session:
         _find(session, job_id)
         return [_as_failure(row, path) for row, path in session.execute(queries.failures(job_id, after, limit))]
@@ -256,13 +269,18 @@ def _retry(session: Session, job_id: str) -> None:
     row = _find(session, job_id)
     if row.state not in (ProgressState.FAILED, ProgressState.SUCCEEDED):
         raise Conflict(f"Job {job_id} is {row.state}: only a job that succeeded or failed can be retried")
+    # The unit that ended the job may not have settled yet: killed now and run again, it would end the job anew.
+    ledger.cancel(session, job_id)
     ledger.reopen(session, job_id)
     session.execute(delete(FailureRow).where(FailureRow.job_id == job_id))
     again = ledger.retry(session, job_id)
     if again == 0 and row.state == ProgressState.SUCCEEDED:
         raise Conflict(f"Job {job_id} has nothing to retry")
-    LIFECYCLE.move(session, job_id, ProgressState.RUNNING, reason=f"retrying {again} units")
+    if not LIFECYCLE.move(session, job_id, ProgressState.RUNNING, reason=f"retrying {again} units"):
+        raise Conflict(f"Job {job_id} is being retried already")
     set_columns(session, job_id, reason="", evaluation=None)
+    if again == 0:
+        ledger.finish_if_drained(session, job_id)  # what failed was the finish, such as its evaluation
 
 
 def _find(session: Session, job_id: str) -> BulkInferenceJobRow:
@@ -279,13 +297,23 @@ def _find_live(session: Session, job_id: str) -> BulkInferenceJobRow:
     return row
 
 
-def _as_job(session: Session, row: BulkInferenceJobRow) -> BulkInferenceJob:
-    return BulkInferenceJob(
-        execution_id=row.id,
-        execution_status=row.state,
-        num_computed=ledger.progress(session, row.id).done,
-        expected_total=row.expected_total,
-    )
+def _check_bounds(**bounds: int) -> None:
+    for name, value in bounds.items():
+        if value < 0:
+            raise InvalidRequest(f"{name} is {value}: it must not be negative")
+
+
+def _as_jobs(session: Session, rows: Sequence[BulkInferenceJobRow]) -> list[BulkInferenceJob]:
+    computed = dict(session.execute(queries.computed([row.id for row in rows])).all())
+    return [
+        BulkInferenceJob(
+            execution_id=row.id,
+            execution_status=row.state,
+            num_computed=int(computed[row.id]),
+            expected_total=row.expected_total,
+        )
+        for row in rows
+    ]
 
 
 def _as_details(session: Session, row: BulkInferenceJobRow) -> JobDetails:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
 from typing import Any
 
 import orjson
@@ -11,6 +12,7 @@ from orchestrator.bulk_inference import queries
 from orchestrator.bulk_inference.evaluation import Pair, evaluate
 from orchestrator.bulk_inference.tables import BulkInferenceJobRow
 from orchestrator.database import reading
+from orchestrator.errors import InvalidRequest
 from orchestrator.registry import get_model
 from orchestrator.registry.models import TaskType
 from orchestrator.storage import blobs
@@ -41,16 +43,17 @@ def _pairs(job: BulkInferenceJobRow, *, with_size: bool) -> Iterator[Pair]:
         if not page:
             return
         for row in page:
-            size = _image_size(row.storage_key) if with_size else None
+            size = _image_size(row.datum_id, row.storage_key) if with_size else None
             yield Pair(row.datum_id, row.annotations or [], orjson.loads(row.data), size)
         last = page[-1].ordinal
 
 
-def _image_size(storage_key: str) -> tuple[int, int]:
+def _image_size(datum_id: str, storage_key: str) -> tuple[int, int]:
     """Width and height in pixels, from the image's header."""
-    from io import BytesIO
-
     from PIL import Image
 
-    with Image.open(BytesIO(blobs().get(storage_key))) as image:
-        return image.size
+    try:
+        with Image.open(BytesIO(blobs().get(storage_key))) as image:
+            return image.size
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise InvalidRequest(f"datum {datum_id} is no image that can be read: {error}") from error

@@ -33,7 +33,7 @@ class NewBulkInferenceJobRequest(BaseModel):
         inference_method: The inference method (or action). May be left out where the task type has one only.
         evaluate_metrics: Compare the inferences with the annotations afterwards. Only annotated datums are
             inferred on then.
-        batch_size: Datums that travel in one request to the model server; 1 or more.
+        batch_size: Datums that travel in one request to the model server; 1 to 4096.
     """
 
     model_config = ConfigDict(protected_namespaces=())

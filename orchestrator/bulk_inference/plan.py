@@ -18,9 +18,9 @@ from orchestrator.queues import QueueName
 from orchestrator.registry.tables import SnapshotSplitRow
 
 #: A job is cut into about this many units, so that all workers have some to the end …
-UNITS = 32
+UNITS = 16
 #: … but a unit is worth its overhead, and its attempt's resumption stays cheap.
-SMALLEST, LARGEST = 64, 4096
+SMALLEST, LARGEST = 64, 8192
 #: Units written in one transaction.
 PAGE = 500
 
@@ -36,7 +36,7 @@ def plan(lease: Lease) -> Outcome:
     total = split.annotated_count if job.evaluate_metrics else split.datum_count
     transact(_begin, lease, total)
     size = unit_size(total, job.batch_size)
-    ranges = _annotated_ranges(job, size) if job.evaluate_metrics else _ranges(total, size)
+    ranges = _annotated_ranges(job, size) if job.evaluate_metrics else ranges_of(total, size)
     while page := [infer_unit(low, high) for low, high in islice(ranges, PAGE)]:
         transact(_add, lease, page)
     transact(_set_running, lease)
@@ -54,7 +54,8 @@ def infer_unit(low: int, high: int) -> NewUnit:
     return NewUnit("bulk_inference.infer", f"datums {low}-{high}", QueueName.INFERENCE, {"low": low, "high": high})
 
 
-def _ranges(total: int, size: int) -> Iterator[tuple[int, int]]:
+def ranges_of(total: int, size: int) -> Iterator[tuple[int, int]]:
+    """The ordinals below `total` in ranges of `size`, each as its first and the one after its last."""
     return ((low, min(low + size, total)) for low in range(0, total, size))
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, select, union_all
+from sqlalchemy import Select, func, select, union_all
 
 from orchestrator.bulk_inference.tables import BulkInferenceJobRow, FailureRow
 from orchestrator.inference_store.tables import InferenceRow
@@ -43,6 +44,13 @@ def annotated_after(snapshot_id: str, split: str, ordinal: int, limit: int) -> S
         .where(DatumRow.annotations.is_not(None))
         .order_by(DatumRow.ordinal)
         .limit(limit)
+    )
+
+
+def computed(job_ids: Sequence[str]) -> Select[str, int]:
+    """How many inferences each of the jobs has stored."""
+    return (
+        select(UnitRow.job_id, func.sum(UnitRow.done_count)).where(UnitRow.job_id.in_(job_ids)).group_by(UnitRow.job_id)
     )
 
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from orchestrator import ledger
-from orchestrator.bulk_inference.lifecycle import LIFECYCLE, end, set_columns
+from orchestrator.bulk_inference.lifecycle import LIFECYCLE, TERMINAL, end
 from orchestrator.bulk_inference.models import ProgressState
-from orchestrator.bulk_inference.tables import FailureRow
+from orchestrator.bulk_inference.tables import BulkInferenceJobRow, FailureRow
 from orchestrator.database import db_now, insert_ignoring, transact
 from orchestrator.inference_store.tables import InferenceRow
 from orchestrator.ledger import Lease
@@ -106,9 +106,25 @@ def fail_job(lease: Lease, reason: str) -> None:
     transact(fail)
 
 
-def explain(job_id: str, reason: str) -> None:
-    """Say on the job why it waits; an empty reason clears what was said."""
-    transact(set_columns, job_id, reason=reason)
+def explain(lease: Lease, reason: str) -> None:
+    """Say on the job why it waits; an empty reason clears what was said.
+
+    Raises:
+        LeaseLost: the unit belongs to another attempt now, or was cancelled; nothing was written.
+    """
+
+    def say(session: Session) -> None:
+        ledger.check(session, lease)
+        session.execute(
+            update(BulkInferenceJobRow)
+            # Why a job ended stays, whatever its last units have to say.
+            .where(BulkInferenceJobRow.id == lease.job_id, BulkInferenceJobRow.state.not_in(TERMINAL))
+            .where(BulkInferenceJobRow.reason != reason)
+            .values(reason=reason),
+            execution_options={"synchronize_session": False},
+        )
+
+    transact(say)
 
 
 def inference_id(job_id: str, ordinal: int) -> str:

@@ -15,7 +15,7 @@ from orchestrator import ledger
 from orchestrator.bulk_inference.lifecycle import LIFECYCLE
 from orchestrator.bulk_inference.models import NewBulkInferenceJobRequest, ProgressState, SubmitOptions
 from orchestrator.bulk_inference.tables import BulkInferenceJobRow
-from orchestrator.database import reading, transact
+from orchestrator.database import reading, storable, transact
 from orchestrator.errors import (
     DatasetNotFound,
     InferenceMethodNotSupported,
@@ -32,6 +32,9 @@ from orchestrator.registry.tables import DatasetRow, ModelRow, ProjectRow, Snaps
 log = structlog.get_logger(__name__)
 
 KIND = "bulk_inference"
+
+#: A batch is one request, and is in memory as a whole: at the server, and once for each request in flight here.
+LARGEST_BATCH = 4096
 
 #: Task types whose standard lists can be compared with annotations.
 EVALUABLE = frozenset(
@@ -57,9 +60,8 @@ def submit(request: NewBulkInferenceJobRequest, options: SubmitOptions | None = 
     try:
         job_id, is_new = transact(_write, request, options)
     except IntegrityError:
-        # Another submission with the same request id committed first: run again, and find its job.
-        if options.request_id is None:
-            raise
+        # Another submission with the same request id committed first, or the snapshot went away under
+        # the check: run again, and find its job, or the right error.
         job_id, is_new = transact(_write, request, options)
     if is_new:
         log.info("job_submitted", job=job_id, kind=KIND, model=request.model_id)
@@ -81,16 +83,37 @@ def submit_message(spec: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     """`submit` for a message from a queue, whose parts have not been checked yet.
 
     Raises:
-        InvalidRequest: the message does not describe a request; says which field is wrong.
+        NotFound, InvalidRequest: as `submit`; also for a field that is missing, unknown or of the wrong type.
+    """
+    # The request itself takes any field, as in the documented SDK; a stranger's typing error must not be lost.
+    unknown = set(spec) - set(NewBulkInferenceJobRequest.model_fields)
+    if unknown:
+        raise InvalidRequest(f"spec: unknown fields {', '.join(sorted(map(repr, unknown)))}")
+    try:
+        request = NewBulkInferenceJobRequest.model_validate(spec)
+    except ValidationError as error:
+        raise InvalidRequest(f"spec: {_what_is_wrong(error)}") from error
+    return submit(request, check_options(options))
+
+
+def check_options(values: Mapping[str, Any]) -> SubmitOptions:
+    """The options of a submission.
+
+    Raises:
+        InvalidRequest: a value is wrong, or there is no such option.
     """
     try:
-        return submit(NewBulkInferenceJobRequest.model_validate(spec), SubmitOptions.model_validate(options))
+        return SubmitOptions.model_validate(values)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise InvalidRequest(f"The submission is malformed: {wrong}") from error
+        raise InvalidRequest(_what_is_wrong(error)) from error
+
+
+def _what_is_wrong(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
 
 
 def _write(session: Session, request: NewBulkInferenceJobRequest, options: SubmitOptions) -> tuple[str, bool]:
+    _check_text(request_id=options.request_id)
     if options.request_id is not None:
         former = ledger.requested(session, KIND, options.request_id)
         if former is not None:
@@ -129,10 +152,18 @@ def _write(session: Session, request: NewBulkInferenceJobRequest, options: Submi
     return job_id, True
 
 
+def _check_text(**values: object) -> None:
+    """Names and ids are refused if a database cannot even look for them."""
+    for name, value in values.items():
+        if isinstance(value, str) and storable(value) != value:
+            raise InvalidRequest(f"{name}: {value!r} holds characters that no id or name has")
+
+
 def _check(session: Session, request: NewBulkInferenceJobRequest) -> str:
     """Hold the request against the registry; returns the inference method it resolves to."""
-    if request.batch_size < 1:
-        raise InvalidRequest(f"batch_size is {request.batch_size}: it must be 1 or more")
+    _check_text(**request.model_dump())
+    if not 1 <= request.batch_size <= LARGEST_BATCH:
+        raise InvalidRequest(f"batch_size is {request.batch_size}: it must be 1 or more, and {LARGEST_BATCH} at most")
     model = session.get(ModelRow, request.model_id)
     if model is None or model.project_id != request.model_project_id:
         raise ModelNotFound(f"No model {request.model_id!r} in project {request.model_project_id!r}")

@@ -42,7 +42,22 @@ _kept = _Kept()
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run `work` on this thread's loop, which outlives it."""
-    return _kept.runner.run(work)
+    try:
+        return _kept.runner.run(work)
+    except BaseException:
+        if asyncio.all_tasks(_kept.runner.get_loop()):
+            renew()
+        raise
+
+
+def renew() -> None:
+    """Cancel what an interruption from outside, such as a time limit, left on the loop, and begin with a new one.
+
+    Left alone, those tasks would go on beside the next unit, under a lease that is lost.
+    """
+    _kept.runner.close()
+    _kept.runner = asyncio.Runner()
+    _kept.connections.clear()  # their windows count requests that nobody waits for
 
 
 async def connect(model: Model, action: InferenceAction) -> Connection:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import NamedTuple
 
 from orchestrator.errors import BlobNotFound
@@ -12,9 +11,10 @@ from orchestrator.storage import Blobs
 from workers.inference.bisect import Failed, Item
 from workers.inference.failures import FailureClass
 
-#: Datums and bytes that are read in one go: enough to hide a disk, too little to fill memory.
-GROUP_ITEMS = 256
+#: Bytes that are read in one go, and that may wait for a request: enough to hide a disk, too little to fill memory.
 GROUP_BYTES = 16 << 20
+#: What a datum counts for at least, so that a group of small ones has no more than 256.
+LEAST_WEIGHT = GROUP_BYTES // 256
 
 
 class Reference(NamedTuple):
@@ -41,7 +41,11 @@ class Feed:
         self.is_open = True
         #: Whether somebody closed the feed before all of it was handed out.
         self.was_closed = False
-        self.queue: asyncio.Queue[list[Item] | None] = asyncio.Queue(max(2, GROUP_ITEMS // batch_size))
+        #: Bounded by weight and not by length: a batch may be one small text or many large images.
+        self.queue: asyncio.Queue[list[Item] | None] = asyncio.Queue()
+        self.ahead = 0
+        self.room = asyncio.Event()
+        self.room.set()
 
     async def next(self) -> list[Item] | None:
         """The next batch, or None when there is none left or the feed was closed."""
@@ -49,7 +53,11 @@ class Feed:
         if batch is None:
             self.queue.put_nowait(None)  # for the next who asks
             self.is_open = False
-        return batch if self.is_open else None
+            return None
+        self.ahead -= weight_of(batch)
+        if self.ahead < GROUP_BYTES:
+            self.room.set()
+        return batch
 
     def close(self) -> None:
         """Hand out nothing more, and let everyone who waits go."""
@@ -59,23 +67,32 @@ class Feed:
             while not self.queue.empty():
                 self.queue.get_nowait()
             self.queue.put_nowait(None)
+            self.room.set()
 
     async def fill(self) -> None:
-        """Read ahead until everything is handed out; runs beside the consumers."""
+        """Read ahead until everything is queued or the feed is closed; runs beside the consumers."""
         waiting: list[Item] = []
         for group in groups(self.references):
+            await self.room.wait()
+            if not self.is_open:
+                return
             waiting += await self.read(group)
-            while len(waiting) >= self.batch_size:
-                await self.put(waiting[: self.batch_size])
-                waiting = waiting[self.batch_size :]
+            whole = len(waiting) - len(waiting) % self.batch_size
+            for start in range(0, whole, self.batch_size):
+                self.put(waiting[start : start + self.batch_size])
+            del waiting[:whole]
         if waiting:
-            await self.put(waiting)
-        await self.put(None)
+            self.put(waiting)
+        if self.is_open:
+            self.queue.put_nowait(None)
 
-    async def put(self, batch: list[Item] | None) -> None:
+    def put(self, batch: list[Item]) -> None:
         """Queue a batch, unless the feed was closed."""
         if self.is_open:
-            await self.queue.put(batch)
+            self.ahead += weight_of(batch)
+            if self.ahead >= GROUP_BYTES:
+                self.room.clear()
+            self.queue.put_nowait(batch)
 
     async def read(self, group: Sequence[Reference]) -> list[Item]:
         """The group's items; one by one only when a blob is missing."""
@@ -92,14 +109,19 @@ class Feed:
 
 def groups(references: Sequence[Reference]) -> Iterator[list[Reference]]:
     """The references in runs that are read together."""
-    remaining = iter(references)
-    while run := list(islice(remaining, GROUP_ITEMS)):
-        group: list[Reference] = []
-        size = 0
-        for reference in run:
-            if group and size + reference.size > GROUP_BYTES:
-                yield group
-                group, size = [], 0
-            group.append(reference)
-            size += reference.size
+    group: list[Reference] = []
+    weight = 0
+    for reference in references:
+        added = max(reference.size, LEAST_WEIGHT)
+        if group and weight + added > GROUP_BYTES:
+            yield group
+            group, weight = [], 0
+        group.append(reference)
+        weight += added
+    if group:
         yield group
+
+
+def weight_of(batch: Sequence[Item]) -> int:
+    """What a batch in memory counts for, in bytes."""
+    return sum(max(len(item.data), LEAST_WEIGHT) for item in batch)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from orchestrator.errors import OrchestratorError
-from workers.inference.bisect import Infers, Outcome, RetryPolicy, infer_batch
+from workers.inference.bisect import Failed, Infers, Item, Outcome, RetryPolicy, Stored, infer_batch
 from workers.inference.congestion import Window
 from workers.inference.feed import Feed
 
@@ -96,9 +96,12 @@ class Loop:
             if batch is None:
                 break
             try:
-                self.outcomes += await infer_batch(self.client, batch, self.policy, gate=self.window)
+                outcomes = await infer_batch(self.client, batch, self.policy, gate=self.window)
             except OrchestratorError as error:
                 self.give_up(error)
+            else:
+                # Not `+= await …`: that would add to the list as it was before the wait, long since flushed.
+                self.outcomes += map(without_data, outcomes)
             self.press()
             self.grow()
         self.consumers -= 1
@@ -113,14 +116,20 @@ class Loop:
 
     async def flush(self, deadline: float) -> None:
         """Write outcomes until the consumers have left; end the feed when the unit is unwanted or its time is up."""
-        while self.consumers or self.outcomes:
-            await self.wait_until_due()
-            outcomes, self.outcomes = self.outcomes + self.feed.lost, []
-            self.feed.lost = []
+        try:
+            while self.consumers or self.outcomes or self.feed.lost:
+                await self.wait_until_due()
+                outcomes, self.outcomes = self.outcomes + self.feed.lost, []
+                self.feed.lost = []
+                self.room.set()
+                wanted = await asyncio.to_thread(self.sink, outcomes, self.window.in_flight)
+                if not wanted or time.monotonic() >= deadline:
+                    self.feed.close()
+        finally:
+            # A request that is answered in the moment of its cancellation swallows it: without a
+            # flusher, its consumer must find the feed at an end, or it would wait for ever.
+            self.feed.close()
             self.room.set()
-            wanted = await asyncio.to_thread(self.sink, outcomes, self.window.in_flight)
-            if not wanted or time.monotonic() >= deadline:
-                self.feed.close()
 
     async def wait_until_due(self) -> None:
         """Until enough outcomes have come together, or a second has passed."""
@@ -136,3 +145,12 @@ class Loop:
         """Keep the first error, and let everyone finish what is in flight."""
         self.failure = self.failure or error
         self.feed.close()
+
+
+def without_data(outcome: Outcome) -> Outcome:
+    """The outcome, without the datum's bytes: thousands of outcomes may wait for a flush."""
+    match outcome:
+        case Stored(item, data, version):
+            return Stored(Item(*item[:4], b""), data, version)
+        case Failed(item, failure_class, status, message, attempts):
+            return Failed(Item(*item[:4], b""), failure_class, status, message, attempts)

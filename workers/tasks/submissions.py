@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
 from celery import Task
 from celery.exceptions import Reject
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from orchestrator.bulk_inference.submit import submit_message
 from orchestrator.database import transact
@@ -23,6 +25,12 @@ KINDS: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], str]] = {"b
 
 OPTIONS = ("request_id", "failure_threshold", "priority")
 
+#: Characters of a message's id that are kept; a longer one is no id that anybody made on purpose.
+MESSAGE_ID_LENGTH = 255
+
+#: Seconds before a message that met no database is handed back: it comes again at once.
+PAUSE = 1.0
+
 
 @app.task(name="orchestrator.submit", bind=True, typing=False)
 def submit(self: Task[Any, Any], *args: Any, **kwargs: Any) -> None:
@@ -33,13 +41,14 @@ def submit(self: Task[Any, Any], *args: Any, **kwargs: Any) -> None:
     """
     try:
         accept(self.request.id, args, kwargs)
-    except OperationalError as error:
+    except (InterfaceError, OperationalError, PoolTimeout, ProgrammingError) as error:
         # Nothing was written and the sender has moved on, so the message is all there is.
         log.warning("submission_deferred", message=self.request.id, error=str(error))
-        raise Reject("the database is away", requeue=True) from error
+        time.sleep(PAUSE)
+        raise Reject("the database is away, or has no tables", requeue=True) from error
 
 
-def accept(message_id: str | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+def accept(message_id: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
     """Submit a message's job and return its id, or record why not and return None."""
     message: Any = args[0] if len(args) == 1 and not kwargs else kwargs if not args else [*args, kwargs]
     try:
@@ -47,24 +56,23 @@ def accept(message_id: str | None, args: tuple[Any, ...], kwargs: Mapping[str, A
         return _submit(message, default_request_id=message_id)
     except ApiException as error:
         request_id = message.get("request_id") if isinstance(message, Mapping) else None
-        reason, excerpt = error.body, repr(message)[:EXCERPT_LENGTH]
-        log.warning("submission_rejected", message=message_id, reason=reason)
+        log.warning("submission_rejected", message=message_id, reason=error.body)
         transact(
             reject,
-            message_id=message_id,
+            message_id=message_id[:MESSAGE_ID_LENGTH],
             request_id=request_id if isinstance(request_id, str) else None,
-            reason=reason,
-            excerpt=excerpt,
+            reason=error.body,
+            excerpt=repr(message)[:EXCERPT_LENGTH],
         )
         return None
 
 
-def _submit(message: Any, default_request_id: str | None) -> str:
+def _submit(message: Any, default_request_id: str) -> str:
     if not isinstance(message, Mapping):
         raise InvalidRequest('The message must be one object: {"kind": …, "spec": {…}, "request_id": …}')
     unknown = set(message) - {"kind", "spec", *OPTIONS}
     if unknown:
-        raise InvalidRequest(f"Unknown fields: {', '.join(sorted(map(str, unknown)))}")
+        raise InvalidRequest(f"Unknown fields: {', '.join(sorted(map(repr, unknown)))}")
     kind, spec = message.get("kind"), message.get("spec")
     if not isinstance(kind, str) or kind not in KINDS:
         raise InvalidRequest(f"kind: {kind!r} is not one of {', '.join(sorted(KINDS))}")
