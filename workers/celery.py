@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from typing import Any
 
-from celery.signals import beat_init, setup_logging, worker_process_init, worker_ready, worker_shutting_down
+from celery.signals import setup_logging, worker_process_init, worker_ready, worker_shutting_down
 
 import workers.tasks.bulk_inference
 import workers.tasks.submissions
@@ -32,7 +32,8 @@ def _name_task_modules(sender: Any, **_: Any) -> None:
 @app.on_after_configure.connect
 def _schedule_ticks(sender: Any, **_: Any) -> None:
     config = settings()
-    sender.conf.beat_schedule_filename = str(config.home / "celerybeat-schedule")
+    # In memory: when a tick was last due is nothing that a beat needs to remember.
+    sender.conf.beat_scheduler = "celery.beat:Scheduler"
     for name, seconds in (("ticks.dispatch", config.dispatch_interval), ("ticks.reconcile", config.reconcile_interval)):
         # A tick that nobody took in time is worthless: the next one does the same.
         sender.add_periodic_task(seconds, sender.signature(name), name=name, queue=QueueName.TICKS.value, expires=60)
@@ -60,8 +61,3 @@ def _announce(sender: Any, **_: Any) -> None:
 @worker_shutting_down.connect
 def _depart(**_: Any) -> None:
     presence.stop()
-
-
-@beat_init.connect
-def _start_beat(**_: Any) -> None:
-    settings().home.mkdir(parents=True, exist_ok=True)
