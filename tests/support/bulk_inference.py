@@ -18,6 +18,7 @@ from orchestrator.bulk_inference.plan import plan
 from orchestrator.bulk_inference.record import FailedResult, Recorded, StoredResult, Target, record
 from orchestrator.bulk_inference.tables import BulkInferenceJobRow
 from orchestrator.database import reading, transact, writing
+from orchestrator.ids import new_id
 from orchestrator.inference_store.tables import InferenceRow
 from orchestrator.ledger import Lease, Outcome, UnitState, UnitSummary
 from orchestrator.ledger.tables import UnitRow
@@ -54,7 +55,7 @@ class Scene:
 
     def register(self, name: str, task_type: TaskType, url: str = NOWHERE, **endpoint: Any) -> str:
         """Another model of the project; returns its id."""
-        values = {"input_codec": InputCodec.IMAGE_BASE64, "output_codec": OutputCodec.CLASSIFICATION, **endpoint}
+        values = {"input_codec": InputCodec.TEXT, "output_codec": OutputCodec.CLASSIFICATION, **endpoint}
         answer = Endpoint(url=url, **{"model_name": "model", "labels": LABELS, **values})
         return registry.register_model(self.project_id, name, task_type, answer).id
 
@@ -72,8 +73,11 @@ def set_scene(
     poison: Collection[int] = (),
     annotations: Mapping[int, Any] = MappingProxyType({}),
     image: bytes | None = None,
+    **endpoint: Any,
 ) -> Scene:
     """Import a snapshot of `datums` files named by their ordinals, and register a classifier at `url`.
+
+    `endpoint` is what else to say of the classifier, which by default takes texts.
 
     Those in `poison` hold the word POISON; `annotations` are those of a datum by its ordinal; with
     `image` every file is a copy of it.
@@ -87,11 +91,11 @@ def set_scene(
         lines.append(json.dumps({"path": file_name(number), **annotated}))
     if annotations:
         (source / "annotations.jsonl").write_text("\n".join(lines))
-    project = registry.create_project("project")
+    project = registry.create_project(f"project {new_id()}")
     dataset = registry.create_dataset(project.id, "dataset")
     snapshot = registry.import_snapshot(dataset.id, source, name="snapshot")
     scene = Scene(project.id, dataset.id, snapshot.id, "")
-    return replace(scene, model_id=scene.register("classifier", TaskType.IMAGE_CLASSIFICATION, url))
+    return replace(scene, model_id=scene.register("classifier", TaskType.IMAGE_CLASSIFICATION, url, **endpoint))
 
 
 def labelled(ordinals: Iterable[int], label: str = "class-1") -> dict[int, Any]:
@@ -124,10 +128,10 @@ def settle(lease: Lease, outcome: Outcome) -> None:
     transact(ledger.finish_if_drained, lease.job_id)
 
 
-def skip_delay(lease: Lease) -> None:
+def skip_delay(unit_id: str) -> None:
     """Let the next attempt at a unit begin now, whatever delay it was given."""
     with writing() as session:
-        unit = session.get_one(UnitRow, lease.unit_id)
+        unit = session.get_one(UnitRow, unit_id)
         unit.not_before = unit.created_at
 
 

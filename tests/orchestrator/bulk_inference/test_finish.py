@@ -198,7 +198,7 @@ def test_a_finish_that_lost_its_unit_ends_nothing(scene_of: SceneOf) -> None:
     job_id = evaluated(scene_of)
     zombie = claim(job_id, "finish")
     settle(zombie, Failed("frozen"))
-    skip_delay(zombie)
+    skip_delay(zombie.unit_id)
     claim(job_id, "finish")
     with pytest.raises(LeaseLost):
         finish(zombie, lambda job: {})

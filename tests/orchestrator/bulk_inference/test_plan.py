@@ -97,7 +97,7 @@ def test_planning_that_was_killed_midway_goes_on_and_writes_no_unit_twice(
     transact(planning._begin, killed, 300)
     transact(planning._add, killed, [planning.infer_unit(0, 64), planning.infer_unit(64, 128)])
     settle(killed, Failed("killed"))
-    skip_delay(killed)
+    skip_delay(killed.unit_id)
     run_plan(job_id)
     assert ranges(job_id) == [(0, 64), (64, 128), (128, 192), (192, 256), (256, 300)]
     assert details_of(job_id).status is ProgressState.RUNNING
