@@ -119,7 +119,9 @@ def _transport_options(config: Settings) -> dict[str, Any]:
 
 def _queue(name: QueueName, config: Settings) -> Queue:
     # The default exchange needs no binding, so a wiped broker routes again as soon as it is back.
-    if config.broker_url.get_secret_value().startswith("redis"):
+    # Strangers declare the queue that they submit to, with Celery's defaults; RabbitMQ refuses two
+    # declarations that differ.
+    if config.broker_url.get_secret_value().startswith("redis") or name is QueueName.SUBMISSIONS:
         return Queue(name.value, exchange=Exchange(""), routing_key=name.value)
     quorum = {"x-queue-type": "quorum", "x-delivery-limit": 20}
     return Queue(name.value, exchange=Exchange(""), routing_key=name.value, queue_arguments=quorum)

@@ -221,7 +221,7 @@ def resume_bulk_inference_job(job_id: str) -> JobDetails:
         ledger.resume(session, job_id)
 
     transact(resume)
-    ledger.dispatch()
+    ledger.nudge()
     return get_bulk_inference_details(job_id)
 
 
@@ -233,7 +233,7 @@ def retry_bulk_inference_job(job_id: str) -> JobDetails:
         Conflict: the job is still running, was aborted, or has nothing to retry.
     """
     transact(_retry, job_id)
-    ledger.dispatch()
+    ledger.nudge()
     return get_bulk_inference_details(job_id)
 
 

@@ -65,7 +65,7 @@ def submit(request: NewBulkInferenceJobRequest, options: SubmitOptions | None = 
         job_id, is_new = transact(_write, request, options)
     if is_new:
         log.info("job_submitted", job=job_id, kind=KIND, model=request.model_id)
-        ledger.dispatch()
+        ledger.nudge()
     return job_id
 
 

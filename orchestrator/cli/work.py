@@ -86,7 +86,7 @@ def retry(
     kind, is_closed = _find_job(job)
     if not is_closed:
         count = transact(_revive, job, units or [])
-        ledger.dispatch()
+        ledger.nudge()
     elif units:
         raise Conflict(f"job {job} has ended: leave out --unit to open it again with all that failed")
     elif kind not in REOPEN:

@@ -1,6 +1,6 @@
 """The ledger: whatever must be done is a row, and every effect happens once."""
 
-from orchestrator.ledger.dispatch import dispatch, top_up
+from orchestrator.ledger.dispatch import dispatch, nudge, top_up
 from orchestrator.ledger.jobs import close, conclude, finish_if_drained, open_job, pause, reopen, requested, resume
 from orchestrator.ledger.leases import check, claim, count_stale_write, hold, is_paused, renew, settle
 from orchestrator.ledger.lifecycle import MOVES, UNFINISHED, UnitState
@@ -46,6 +46,7 @@ __all__ = [
     "hold",
     "is_paused",
     "list_units",
+    "nudge",
     "open_job",
     "pause",
     "progress",

@@ -34,6 +34,17 @@ def dispatch(publisher: Publisher | None = None) -> int:
     return sum(_dispatch_queue(queue.value, publisher) for queue in UNIT_QUEUES)
 
 
+def nudge() -> None:
+    """`dispatch` for whoever has just committed: should it fail, beat's next tick does the same.
+
+    Nothing is raised, since what the caller was asked to do is done.
+    """
+    try:
+        dispatch()
+    except Exception:
+        log.exception("nudge_failed")
+
+
 def top_up(publisher: Publisher | None = None) -> int:
     """As `dispatch`, but leave alone the queues whose window is still half full: for whoever ends a unit."""
     publisher = publisher or CeleryPublisher()

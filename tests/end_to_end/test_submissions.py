@@ -31,11 +31,7 @@ if TYPE_CHECKING:
     from tests.conftest import Database
     from tests.support.services import Broker
 
-pytestmark = [
-    pytest.mark.parametrize("database", ["sqlite"], indirect=True),
-    # On RabbitMQ a stranger's app, left to itself, declares the queue as a classic one, which ours is not.
-    pytest.mark.parametrize("broker", ["redis"], indirect=True),
-]
+pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 
 @pytest.fixture

@@ -138,7 +138,9 @@ def test_every_queue_is_served_through_the_default_exchange(
     assert set(queues) == set(QueueName)
     assert {(queue.exchange.name, queue.exchange.type) for queue in queues.values()} == {("", "direct")}
     assert all(queue.routing_key == name for name, queue in queues.items())
-    assert all(queue.queue_arguments == arguments for queue in queues.values())
+    assert all(queue.queue_arguments == arguments for name, queue in queues.items() if name != QueueName.SUBMISSIONS)
+    # As any Celery producer declares it, left to itself.
+    assert queues[QueueName.SUBMISSIONS].queue_arguments is None
 
 
 def test_the_time_limit_lies_well_within_the_visibility_timeout() -> None:
