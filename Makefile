@@ -1,6 +1,6 @@
 # Every target needs Python 3.11 to 3.13 with pip, and nothing else: the rest is installed into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check services chaos bench clean
+.PHONY: help install demo test check docs services chaos bench clean
 
 # Relative, so that a folder with spaces in its path works as well.
 BIN := .venv/bin
@@ -27,6 +27,9 @@ check: .venv/installed  ## lint, format, types, imports and size limits, in unde
 	@$(BIN)/python -m scripts.limits
 	@$(BIN)/lint-imports --config importlinter.ini
 	@$(BIN)/mypy
+
+docs: .venv/installed  ## write the state machines into docs/architecture.md, from the code
+	@$(BIN)/python -m scripts.state_tables
 
 services: .venv/installed  ## the tests that use a server, on this machine's PostgreSQL, Redis and RabbitMQ
 	@ORCHESTRATOR_TEST_SERVICES="$${ORCHESTRATOR_TEST_SERVICES:-1}" \

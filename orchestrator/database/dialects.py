@@ -9,11 +9,11 @@ from functools import lru_cache
 from typing import Any, TypeVarTuple, cast
 
 import orjson
-from sqlalchemy import JSON, Connection, CursorResult, Select, Table, TextClause, column, func, select, text
+from sqlalchemy import JSON, Connection, CursorResult, Float, Select, Table, TextClause, column, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from orchestrator.database.columns import storable
+from orchestrator.database.columns import UtcDateTime, storable
 
 Ts = TypeVarTuple("Ts")
 
@@ -69,11 +69,7 @@ def _refuse_ambiguous(table: Table, names: tuple[str, ...], rows: Sequence[Mappi
 
 @lru_cache(maxsize=64)
 def _to_be_checked(table: Table, names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(
-        name
-        for name in names
-        if isinstance(table.c[name].type, JSON) or table.c[name].type.python_type in (float, datetime)
-    )
+    return tuple(name for name in names if isinstance(table.c[name].type, JSON | Float | UtcDateTime))
 
 
 def _is_definite(value: Any) -> bool:
