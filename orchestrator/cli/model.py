@@ -92,8 +92,8 @@ def register(
     labels: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="File of class names, a line each.")
     ] = None,
-    max_concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight, over all workers.")] = None,
-    requests_per_second: Annotated[float | None, typer.Option(help="Requests a second, over all workers.")] = None,
+    max_concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight, in each process.")] = None,
+    requests_per_second: Annotated[float | None, typer.Option(help="Requests a second, of each process.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds until a request counts as timed out.")] = 30.0,
     as_json: JsonOption = False,
 ) -> None:

@@ -75,7 +75,7 @@ class Endpoint(BaseModel):
     output_name: str | None = None
     #: Class names by index, for servers that return probabilities without labels.
     labels: list[str] | None = None
-    #: Limits that hold over all workers; None lets the worker find what the server bears.
+    #: Limits that each worker process keeps; None lets it find what the server bears.
     max_concurrency: int | None = Field(None, ge=1)
     requests_per_second: float | None = Field(None, gt=0)
     #: Seconds until a request counts as timed out.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -122,9 +122,21 @@ class Window:
 
     What leaves the block is the verdict: no error counts as an answer, `Overloaded` and timeouts shrink the limit,
     any other error says nothing about load. Waiting tasks go first come, first served.
+
+    With `requests_per_second`, requests leave this window at even distances, never faster than that.
     """
 
-    def __init__(self, max_concurrency: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        max_concurrency: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        requests_per_second: float | None = None,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self.interval = 1 / requests_per_second if requests_per_second else 0.0
+        self.next_at = float("-inf")
+        self.sleep = sleep
         self.control = Aimd(ceiling=min(CEILING, max_concurrency or CEILING))
         self.clock = clock
         self.in_flight = 0
@@ -153,6 +165,14 @@ class Window:
                 self.release()  # the place was given in the same moment
             raise
 
+    async def pace(self) -> None:
+        """Wait for this request's turn under `requests_per_second`."""
+        if not self.interval:
+            return
+        turn = max(self.next_at, self.clock())
+        self.next_at = turn + self.interval
+        await self.sleep(turn - self.clock())
+
     def release(self) -> None:
         """Give a place back, and hand out what is free."""
         self.in_flight -= 1
@@ -173,6 +193,11 @@ class Slot:
 
     async def __aenter__(self) -> Self:
         await self.window.acquire()
+        try:
+            await self.window.pace()
+        except asyncio.CancelledError:
+            self.window.release()
+            raise
         self.sent_at = self.window.clock()
         return self
 

@@ -73,7 +73,7 @@ async def connect(model: Model, action: InferenceAction) -> Connection:
         return found
     await disconnect(key)
     client = await Client(model.endpoint, model.task_type, action).__aenter__()
-    window = Window(model.endpoint.max_concurrency)
+    window = Window(model.endpoint.max_concurrency, requests_per_second=model.endpoint.requests_per_second)
     window.control = _kept.learnt.setdefault(key, window.control)
     connection = Connection(client, window, time.monotonic())
     _kept.connections[key] = connection

@@ -160,3 +160,33 @@ async def test_overload_and_timeouts_shrink_the_window_and_a_poison_item_does_no
     assert await limit_after(Transient("slow", timed_out=True)) < START
     assert await limit_after(Transient("reset")) == START
     assert await limit_after(ItemRefused("poison")) == START
+
+
+async def test_requests_leave_no_faster_than_the_rate_allows() -> None:
+    now, sent = 0.0, []
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += max(seconds, 0.0)
+
+    window = Window(clock=lambda: now, requests_per_second=10, sleep=sleep)
+    for _ in range(4):
+        async with window.slot():
+            sent.append(round(now, 6))
+    now += 5.0  # nothing is saved up while nobody sends
+    for _ in range(3):
+        async with window.slot():
+            sent.append(round(now, 6))
+    assert sent == [0.0, 0.1, 0.2, 0.3, 5.3, 5.4, 5.5]
+
+
+async def test_a_request_cancelled_before_its_turn_gives_its_place_back() -> None:
+    window = Window(max_concurrency=1, requests_per_second=0.01)
+    async with window.slot():
+        pass
+    waiting = asyncio.create_task(window.slot().__aenter__())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert window.in_flight == 0
