@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +27,9 @@ def demo(
             "`make demo` there, or this command inside it"
         )
     command = [sys.executable, "-m", "examples.digits", *(["--json"] if as_json else []), *(arguments or [])]
-    raise typer.Exit(subprocess.run(command, cwd=root, check=False).returncode)
+    # In this process's place: waiting for it would kill it a moment after Ctrl-C, in the middle of cleaning up.
+    os.chdir(root)
+    os.execv(sys.executable, command)  # noqa: S606  this very Python, and arguments of our own user
 
 
 def checkout() -> Path | None:

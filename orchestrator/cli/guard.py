@@ -9,7 +9,14 @@ from typing import Any
 import typer
 from pydantic import ValidationError
 from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from typer.core import TyperCommand, TyperGroup
 
@@ -25,6 +32,22 @@ UNAVAILABLE = 3  #: a server is away, or the database has no tables yet
 MISSING = ("42P01", "42703")
 
 
+EXAMPLE = "sqlite:///file or postgresql://user:password@host/database"
+#: What SQLAlchemy imports for URLs of databases that this project does not run on.
+OTHER_DRIVERS = ("MySQLdb", "oracledb", "pyodbc", "psycopg2")
+
+#: What may be a user's mistake, or a machine's trouble; `explain` tells which.
+EXPECTED = (
+    OrchestratorError,
+    ValidationError,
+    SQLAlchemyError,
+    ModuleNotFoundError,
+    OSError,
+    OverflowError,
+    UnicodeDecodeError,
+)
+
+
 class Guarded(TyperGroup):
     """The root of the command: turns expected errors into a line and an exit code."""
 
@@ -32,7 +55,9 @@ class Guarded(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (OrchestratorError, ValidationError, SQLAlchemyError, ModuleNotFoundError) as error:
+        except BrokenPipeError:
+            raise  # whoever read our output has gone; Typer knows what to do
+        except EXPECTED as error:
             code, message = explain(error)
             complain(message)
             raise typer.Exit(code) from error
@@ -71,7 +96,6 @@ def explain(error: Exception) -> tuple[int, str]:
     Raises:
         Exception: `error` itself, when it is nothing that a user could mend.
     """
-    shown = shown_database() if isinstance(error, DBAPIError | PoolTimeout) else ""
     match error:
         case Unavailable():
             code, message = UNAVAILABLE, str(error)
@@ -80,11 +104,27 @@ def explain(error: Exception) -> tuple[int, str]:
         case ValidationError():
             wrong = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
             code, message = USAGE, "; ".join(wrong)
-        case ArgumentError():
-            example = "sqlite:///file or postgresql://user:password@host/database"
-            code, message = USAGE, f"ORCHESTRATOR_DATABASE_URL is no database URL: use {example}"
+        case OverflowError() | DataError():
+            code, message = REFUSED, f"a number is too large: {getattr(error, 'orig', error)}"
+        case UnicodeDecodeError():
+            code, message = REFUSED, f"a file is not UTF-8 text: {error}"
+        case OSError(strerror=str(reason), filename=name):
+            code, message = UNAVAILABLE, f"{reason}: {name}" if name else reason
+        case _:
+            code, message = explain_database(error)
+    return code, message
+
+
+def explain_database(error: Exception) -> tuple[int, str]:
+    """`explain` for what comes from the database, its driver or its URL."""
+    shown = shown_database() if isinstance(error, DBAPIError | PoolTimeout) else ""
+    match error:
         case ModuleNotFoundError(name="psycopg"):
             code, message = UNAVAILABLE, "PostgreSQL needs an extra: pip install 'orchestrator[postgres]'"
+        case ModuleNotFoundError(name=name) if name in OTHER_DRIVERS:
+            code, message = USAGE, f"ORCHESTRATOR_DATABASE_URL is no database that this runs on: use {EXAMPLE}"
+        case ArgumentError():
+            code, message = USAGE, f"ORCHESTRATOR_DATABASE_URL is no database URL: use {EXAMPLE}"
         case DBAPIError() if is_unmigrated(error):
             code, message = UNAVAILABLE, f"the database {shown} lacks tables: run `orchestrator db upgrade`"
         case OperationalError() | InterfaceError() | PoolTimeout():

@@ -104,3 +104,27 @@ def test_every_command_has_json_and_help(orchestrator: Command) -> None:
             ran = orchestrator(*noun, verb, "--help")
             assert ran.code == 0, (noun, verb)
             assert "--json" in ran.out, (noun, verb)
+
+
+def test_a_folder_that_cannot_be_made_is_named(orchestrator: Command, home: Path) -> None:
+    home.touch()  # a file where the folder should be
+    for arguments in (("db", "upgrade"), ("up",)):
+        ran = orchestrator(*arguments)
+        assert (ran.code, ran.err.count("\n")) == (3, 1)
+        assert str(home) in ran.err
+
+
+def test_a_database_of_another_make_is_refused(orchestrator: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_DATABASE_URL", "mysql://somewhere/else")
+    forget_settings()
+    ran = orchestrator("project", "list")
+    assert ran.code == 2
+    assert "use sqlite:///file or postgresql://" in ran.err
+
+
+def test_a_number_that_no_column_holds_is_refused(orchestrator: Command, database: Database) -> None:
+    assert database.url
+    for arguments in (("project", "create", "x", "--weight", "9" * 20), ("bulk-inference", "list", "-n", "9" * 20)):
+        ran = orchestrator(*arguments)
+        assert (ran.code, ran.err.count("\n")) == (1, 1)
+        assert "a number is too large" in ran.err
