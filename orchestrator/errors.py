@@ -77,6 +77,10 @@ class ModelNotFound(NotFound):
     """No model has this id in this project."""
 
 
+class ScheduleNotFound(NotFound):
+    """No schedule has this id, or it was deleted."""
+
+
 class BlobNotFound(NotFound):
     """Nothing is stored under this key."""
 

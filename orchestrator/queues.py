@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from amqp.exceptions import ChannelError
 from celery import Celery
+from celery.app.amqp import AMQP
 from celery.exceptions import QueueNotFound
 from kombu import Connection, Exchange, Queue
 from kombu.exceptions import LimitExceeded, OperationalError
@@ -24,13 +25,28 @@ class QueueName(StrEnum):
     TICKS = "ticks"  #: beat's dispatch and reconcile
     PLANNING = "planning"  #: cutting jobs into units, and finishing them
     INFERENCE = "inference"  #: calling model servers
+    EXPORTS = "exports"  #: writing archives
+    RETENTION = "retention"  #: sweeping what is too old
+    TRAINING = "training"  #: advancing training runs
 
 
 #: Dispatch counts the units that wait here; the other two queues carry no units.
-UNIT_QUEUES = (QueueName.PLANNING, QueueName.INFERENCE)
+UNIT_QUEUES = (
+    QueueName.PLANNING,
+    QueueName.INFERENCE,
+    QueueName.EXPORTS,
+    QueueName.RETENTION,
+    QueueName.TRAINING,
+)
 
 #: Seconds after which publishing gives up.
 PATIENCE = 5
+
+#: Seconds between two attempts to reach a broker that is away, at most.
+RECONNECT = 1.5
+
+#: Seconds between two signs of life on a worker's connection to RabbitMQ; after two that are lacking it is given up.
+HEARTBEAT = 4
 
 #: The Redis transport gives an unacknowledged message to another worker after this many seconds.
 VISIBILITY_TIMEOUT = 1200
@@ -77,7 +93,7 @@ def celery_settings(config: Settings) -> dict[str, Any]:
         "task_acks_on_failure": True,
         "task_acks_on_timeout": True,
         "task_track_started": True,
-        "task_send_sent_event": True,
+        "task_send_sent_event": False,
         "task_repr_maxlevels": 1,
         "task_time_limit": 600,
         "task_soft_time_limit": 540,
@@ -96,6 +112,7 @@ def celery_settings(config: Settings) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_pool_acquire_timeout": 10,
+        "broker_heartbeat": HEARTBEAT,
         "broker_transport_options": _transport_options(config),
         "beat_enable_remote_control": True,
         "beat_cron_starting_deadline": 600,
@@ -108,13 +125,15 @@ def _transport_options(config: Settings) -> dict[str, Any]:
     if config.broker_url.get_secret_value().startswith("redis"):
         return {
             "visibility_timeout": VISIBILITY_TIMEOUT,
-            "socket_timeout": 5,
+            # A worker finds two connections half-open after a health check's interval and two timeouts.
+            "socket_timeout": 3,
             "socket_connect_timeout": 5,
-            "health_check_interval": 5,
+            "health_check_interval": 3,
             "socket_keepalive": True,
             "unacked_restore_throttle": 1,
         }
-    return {"confirm_publish": True}
+    # An answer is waited for so long: a publisher's confirmation, or a worker's event, which holds up its event loop.
+    return {"confirm_publish": True, "read_timeout": 8, "write_timeout": 8}
 
 
 def _queue(name: QueueName, config: Settings) -> Queue:
@@ -127,7 +146,34 @@ def _queue(name: QueueName, config: Settings) -> Queue:
     return Queue(name.value, exchange=Exchange(""), routing_key=name.value, queue_arguments=quorum)
 
 
-app = Celery("orchestrator")
+class PromptConnection(Connection):
+    """Looks for a broker that is away at an even pace.
+
+    kombu's own looks ever less often, down to twice a minute, and so finds a broker late that was away for long.
+    """
+
+    def _ensure_connection(  # type: ignore[override]  # the options that are not of interest are passed on
+        self,
+        errback: Any = None,
+        max_retries: int | None = None,
+        interval_start: float = RECONNECT,
+        interval_step: float = 0,
+        interval_max: float = RECONNECT,
+        **options: Any,
+    ) -> Any:
+        start, longest = min(interval_start, RECONNECT), min(interval_max, RECONNECT)
+        return super()._ensure_connection(  # type: ignore[no-untyped-call]  # kombu is typed in part
+            errback, max_retries, start, interval_step, longest, **options
+        )
+
+
+class PromptAmqp(AMQP):  # type: ignore[misc]  # Celery ships no types
+    """Gives workers and beat their connections."""
+
+    Connection = PromptConnection
+
+
+app = Celery("orchestrator", amqp=PromptAmqp)
 
 
 @app.on_configure.connect
@@ -149,18 +195,29 @@ class CeleryPublisher:
         """
         with _says_when_the_broker_is_away(), app.pool.acquire(block=True, timeout=PATIENCE) as connection:
             _connect(connection)
-            producer = app.amqp.Producer(connection, auto_declare=False)
-            for unit in units:
-                app.send_task(
-                    unit.kind,
-                    args=[unit.id],
-                    argsrepr=unit.label,
-                    kwargsrepr="",
-                    queue=unit.queue,
-                    producer=producer,
-                    retry=False,
-                    confirm_timeout=PATIENCE,
-                )
+            try:
+                self._send(units, connection)
+            except BaseException:
+                # Or else the pool would close it politely, and wait for a goodbye from whoever fell silent.
+                connection.collect()
+                raise
+
+    def _send(self, units: Iterable[Publishable], connection: Connection) -> None:
+        producer = app.amqp.Producer(connection, auto_declare=False)
+        for unit in units:
+            app.send_task(
+                unit.kind,
+                args=[unit.id],
+                argsrepr=unit.label,
+                kwargsrepr="",
+                queue=unit.queue,
+                producer=producer,
+                retry=False,
+                confirm_timeout=PATIENCE,
+                # What reaches no queue comes back as an error: a connection declares a queue once, also if
+                # somebody deletes it afterwards.
+                mandatory=True,
+            )
 
     def depth(self, queue: str) -> int:
         """How many messages wait in `queue`, not counting those that a worker holds.

@@ -12,9 +12,13 @@ from sqlalchemy import Engine, MetaData
 
 # Imported for their tables.
 import orchestrator.bulk_inference.tables
+import orchestrator.inference_store.exports.tables
+import orchestrator.inference_store.retention.tables
 import orchestrator.inference_store.tables
 import orchestrator.ledger.tables
 import orchestrator.registry.tables
+import orchestrator.schedules.tables
+import orchestrator.training_v2.tables
 import orchestrator.transitions  # noqa: F401  as those above
 from orchestrator.database import Base, engine, exclusive
 

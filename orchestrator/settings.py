@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 #: The file in the home folder where `orchestrator up` leaves the addresses of what it started.
@@ -31,6 +31,8 @@ class Settings(BaseSettings):
     #: Connections that one process may hold, beside one for the heartbeat.
     database_pool_size: int = Field(5, ge=1)
     broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    #: The Redis in which workers share models' limits; empty means the broker, where that is a Redis.
+    coordination_url: SecretStr = SecretStr("")
     #: Where blobs live: `file:///folder` or `s3://bucket/prefix`; empty means a folder in the home.
     blob_url: str = ""
     s3_endpoint: str | None = None
@@ -50,8 +52,25 @@ class Settings(BaseSettings):
     #: Seconds between beat's dispatch ticks, and between its reconcile ticks.
     dispatch_interval: float = Field(1, gt=0)
     reconcile_interval: float = Field(5, gt=0)
+    #: Seconds between two looks for schedules that are due.
+    schedule_interval: float = Field(1, gt=0)
+    #: Seconds between two looks for deleted inferences, and blobs, that nobody holds any more.
+    purge_interval: float = Field(60, gt=0)
     #: Hosts that may be called although their address is link-local or a metadata service.
     endpoint_allow: frozenset[str] = frozenset()
+    #: Who is said to have created runs; empty means the login name.
+    user: str = ""
+    #: What launches training runs.
+    training_runtime: Literal["local", "kubernetes"] = "local"
+    #: A trainer that was silent for so many seconds is lost; it shows itself at a third of it.
+    training_heartbeat_seconds: float = Field(30, gt=0)
+    #: How often a run is launched again by itself because its trainer was lost.
+    training_restarts: int = Field(3, ge=0)
+    #: Where a worker, or beat, serves `/metrics` and `/livez`; port 0 for nowhere.
+    metrics_port: int = Field(0, ge=0, le=65535)
+    metrics_address: str = "127.0.0.1"
+    #: A process that could not do its work for so many seconds is unhealthy.
+    liveness_seconds: float = Field(45, gt=0)
     log_format: Literal["console", "json"] = "console"
     log_level: str = "INFO"
 
@@ -59,6 +78,20 @@ class Settings(BaseSettings):
     def sqlalchemy_url(self) -> str:
         """The database URL, with the embedded default filled in."""
         return self.database_url.get_secret_value() or f"sqlite:///{self.home / 'orchestrator.db'}"
+
+    @property
+    def coordination(self) -> str | None:
+        """The URL of the Redis in which limits are shared; None where there is none."""
+        named = self.coordination_url.get_secret_value()
+        broker = self.broker_url.get_secret_value().split(";")[0]
+        return named or (broker if broker.startswith(("redis://", "rediss://")) else None)
+
+    @field_validator("coordination_url")
+    @classmethod
+    def _is_redis(cls, url: SecretStr) -> SecretStr:
+        if url.get_secret_value() and not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("limits are shared in a Redis: give a redis://, rediss:// or unix:// URL")
+        return url
 
     @property
     def storage_url(self) -> str:

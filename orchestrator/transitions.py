@@ -28,6 +28,8 @@ class EventRow(Base):
     from_state: Mapped[str | None] = mapped_column(Text)
     to_state: Mapped[str] = mapped_column(Text)
     reason: Mapped[str] = mapped_column(Text, default="")
+    #: What else there is to say of the change; which names it has depends on the lifecycle.
+    details: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = mapped_column(insert_default=db_now())
 
 
@@ -61,12 +63,14 @@ class Lifecycle(Generic[S]):
         to: S,
         *,
         reason: str = "",
+        details: Mapping[str, Any] | None = None,
         only_from: Iterable[S] | None = None,
         **values: Any,
     ) -> bool:
         """Move the subject to `to` if it stands where the table allows it; say whether it moved.
 
-        `only_from` narrows the states to leave; `values` are columns to set in the same statement.
+        `only_from` narrows the states to leave; `details` are kept with the event, beside the reason;
+        `values` are columns to set in the same statement.
         Of many that race, one moves.
 
         Raises:
@@ -90,10 +94,18 @@ class Lifecycle(Generic[S]):
         )
         if cast(CursorResult[Any], outcome).rowcount != 1:
             return False
-        self._remember(session, subject_id, found, to, reason)
+        self._remember(session, subject_id, found, to, reason, details)
         return True
 
-    def _remember(self, session: Session, subject_id: str, found: str | None, to: str, reason: str) -> None:
+    def _remember(
+        self,
+        session: Session,
+        subject_id: str,
+        found: str | None,
+        to: str,
+        reason: str,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
         following = select(func.coalesce(func.max(EventRow.sequence), 0) + 1).where(EventRow.subject_id == subject_id)
         session.execute(
             insert(EventRow).values(
@@ -103,6 +115,7 @@ class Lifecycle(Generic[S]):
                 from_state=found,
                 to_state=to,
                 reason=storable(reason),
+                details=None if details is None else dict(details),
                 created_at=db_now(),
             )
         )

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from orchestrator.bulk_inference.lifecycle import LIFECYCLE as BULK_INFERENCE
+from orchestrator.inference_store.exports.lifecycle import LIFECYCLE as EXPORT
+from orchestrator.inference_store.retention.lifecycle import LIFECYCLE as RETENTION
 from orchestrator.ledger import MOVES, UNFINISHED, UnitState
+from orchestrator.training_v2.lifecycle import LIFECYCLE as TRAINING
 
 S = TypeVar("S", bound=StrEnum)
 
@@ -39,7 +42,10 @@ def updated(page: str) -> str:
         ValueError: the page has no place for one of them.
     """
     page = replaced(page, "unit", table(MOVES, UNIT_TERMINAL))
-    return replaced(page, BULK_INFERENCE.name, table(BULK_INFERENCE.moves, BULK_INFERENCE.terminal))
+    page = replaced(page, BULK_INFERENCE.name, table(BULK_INFERENCE.moves, BULK_INFERENCE.terminal))
+    page = replaced(page, EXPORT.name, table(EXPORT.moves, EXPORT.terminal))
+    page = replaced(page, RETENTION.name, table(RETENTION.moves, RETENTION.terminal))
+    return replaced(page, TRAINING.name, table(TRAINING.moves, TRAINING.terminal))
 
 
 def table(moves: Mapping[S, Collection[S]], terminal: Collection[S]) -> str:

@@ -1,4 +1,10 @@
-"""What every test may ask for: a database, a broker, real worker processes; and surroundings that are its own."""
+"""What every test may ask for: a database, a broker, real worker processes; and surroundings that are its own.
+
+`make test` runs every test on servers of the run's own: SQLite, PostgreSQL and Redis. `make services` repeats, on
+this machine's servers, what their kind or their version can make a difference to: each statement on its PostgreSQL,
+each message through its Redis and its RabbitMQ. Tests of whole processes (`worker_processes`) say nothing new there
+but on RabbitMQ; tests that start a server of their own say nothing new at all.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +26,10 @@ import orchestrator
 from orchestrator.database import Base, dispose
 from orchestrator.database.engine import open_engine
 from orchestrator.settings import settings
+from tests.support.databases import Databases
 from tests.support.processes import Workers
 from tests.support.reaper import Reaper
+from tests.support.seed import SEED, SEED_VARIABLE
 from tests.support.services import (
     SERVICES,
     Broker,
@@ -49,11 +57,26 @@ class Database:
     home: Path
 
 
+def pytest_report_header() -> str:
+    """How to repeat the run's chaos."""
+    return f"{SEED_VARIABLE}={SEED}"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use a server, for `make services`."""
+    """Mark the tests that `make services` repeats."""
     for item in items:
-        if {"database", "broker", "postgres"} & set(getattr(item, "fixturenames", ())):
+        if isinstance(item, pytest.Function) and depends_on_services(item):
             item.add_marker("services")
+
+
+def depends_on_services(item: pytest.Function) -> bool:
+    """Whether the machine's servers can make a difference to this test."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    if parameters.get("broker") == "rabbitmq":
+        return True
+    if "worker_processes" in item.fixturenames:
+        return False
+    return "broker" in parameters or parameters.get("database") == "postgres" or "postgres" in item.fixturenames
 
 
 @pytest.hookimpl(wrapper=True)
@@ -74,23 +97,39 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / "home"
     monkeypatch.setenv("ORCHESTRATOR_HOME", str(folder))
     monkeypatch.setenv("ORCHESTRATOR_BROKER_URL", NO_BROKER)
+    # A test that looks at once at what a nudge did must not depend on how busy the machine is.
+    monkeypatch.setattr("orchestrator.ledger.nudging.PATIENCE", 10.0)
+    monkeypatch.setattr("orchestrator.ledger.nudging._away_until", 0.0)
     forget_settings()
     yield folder
-    forget_settings()
+    hang_up()
 
 
 def forget_settings() -> None:
     """Have this process read its settings, and open its connections, anew."""
-    dispose()
-    settings.cache_clear()
+    hang_up()
     if "orchestrator.queues" in sys.modules:
+        from kombu import pools
+
         from orchestrator.queues import app, celery_settings
 
         app.conf.update(celery_settings(settings()))
         # Queues and pools are kept once made, and would lead to the broker of the test before.
         app.__dict__.pop("amqp", None)
         app._after_fork()
+        # A connection remembers which queues it has declared; the next test deletes them.
+        pools.reset()
         settings.cache_clear()
+
+
+def hang_up() -> None:
+    """Close what this process has opened to its database, once nothing is under way any more."""
+    if "orchestrator.ledger" in sys.modules:
+        from orchestrator.ledger import settle_nudges
+
+        settle_nudges(10)
+    dispose()
+    settings.cache_clear()
 
 
 @pytest.fixture(scope="session")
@@ -107,16 +146,18 @@ def postgres(reaper: Reaper) -> Iterator[Postgres]:
         yield machine_postgres()
         return
     with own_postgres(reaper) as server:
-        yield server
+        yield Postgres(server.url)
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres: Postgres) -> Iterator[str]:
-    """The name of a database that holds every table and no row."""
+def postgres_databases(postgres: Postgres) -> Iterator[Databases]:
+    """Databases that hold every table and no row."""
     with postgres.database() as url:
         create_tables(url)
         assert url.database is not None
-        yield url.database
+        databases = Databases(postgres, url.database, [table.name for table in reversed(Base.metadata.sorted_tables)])
+        yield databases
+        databases.close()
 
 
 @pytest.fixture(scope="session")
@@ -154,12 +195,11 @@ def database(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.Mon
             path = shutil.copyfile(request.getfixturevalue("sqlite_template"), home / "orchestrator.db")
             url = make_url(f"sqlite:///{path}")
         else:
-            template = request.getfixturevalue("postgres_template")
-            url = stack.enter_context(request.getfixturevalue("postgres").database(template))
+            url = stack.enter_context(request.getfixturevalue("postgres_databases").database())
         monkeypatch.setenv("ORCHESTRATOR_DATABASE_URL", url.render_as_string(hide_password=False))
         forget_settings()
         yield Database(request.param, url, home)
-        dispose()
+        hang_up()
 
 
 @pytest.fixture(scope="session")
@@ -173,18 +213,21 @@ def redis_broker(reaper: Reaper) -> Iterator[Broker]:
         yield Broker("redis", server.url)
 
 
+@pytest.fixture(scope="session")
+def rabbitmq_broker() -> Iterator[Broker]:
+    """A virtual host of this machine's RabbitMQ."""
+    with machine_rabbitmq() as broker:
+        yield broker
+
+
 @pytest.fixture(params=BROKERS)
-def broker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[Broker]:
+def broker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, home: Path) -> Broker:
     """An empty broker, as this process's configured one; under `make services` on each kind in turn."""
-    with ExitStack() as stack:
-        if request.param == "redis":
-            chosen: Broker = request.getfixturevalue("redis_broker")
-            chosen.wipe()
-        else:
-            chosen = stack.enter_context(machine_rabbitmq())
-        monkeypatch.setenv("ORCHESTRATOR_BROKER_URL", chosen.url)
-        forget_settings()
-        yield chosen
+    chosen: Broker = request.getfixturevalue(f"{request.param}_broker")
+    chosen.clear()
+    monkeypatch.setenv("ORCHESTRATOR_BROKER_URL", chosen.url)
+    forget_settings()
+    return chosen
 
 
 @pytest.fixture

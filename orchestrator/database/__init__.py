@@ -1,8 +1,9 @@
 """The one SQL database: engine, column types, and the few places where dialects differ."""
 
-from orchestrator.database.columns import Base, Identifier, JsonText, UtcDateTime, db_now, storable
+from orchestrator.database.bulk import insert_rows, instant_text
+from orchestrator.database.columns import Base, Identifier, JsonText, UtcDateTime, db_now, ilike, storable
 from orchestrator.database.dialects import exclusive, insert_ignoring, skip_locked
-from orchestrator.database.engine import dispose, engine, reading, transact, writing
+from orchestrator.database.engine import dispose, engine, give_way, reading, transact, writing
 
 __all__ = [
     "Base",
@@ -13,7 +14,11 @@ __all__ = [
     "dispose",
     "engine",
     "exclusive",
+    "give_way",
+    "ilike",
     "insert_ignoring",
+    "insert_rows",
+    "instant_text",
     "reading",
     "skip_locked",
     "storable",

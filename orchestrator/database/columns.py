@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import DateTime, Dialect, Double, MetaData, String, literal
+from sqlalchemy import Boolean, DateTime, Dialect, Double, MetaData, SQLColumnExpression, String, Text, literal
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase
@@ -82,4 +82,30 @@ def _postgresql_now(element: db_now, compiler: SQLCompiler, **options: Any) -> s
 
 @compiles(db_now, "sqlite")
 def _sqlite_now(element: db_now, compiler: SQLCompiler, **options: Any) -> str:
-    return f"orchestrator_now({compiler.process(element.clauses, **options)})"
+    # A subquery is run once for a statement, where SQLite would call the function for every row.
+    return f"(SELECT orchestrator_now({compiler.process(element.clauses, **options)}))"
+
+
+class ilike(FunctionElement[bool]):  # noqa: N801  as above
+    """Whether a text matches a SQL ILIKE pattern, whose escape is the backslash; not what SQLite's LIKE does.
+
+    That ignores the case of ASCII letters only. On PostgreSQL the server's locale decides about other letters.
+    """
+
+    type = Boolean()
+    name = "ilike"
+    inherit_cache = True
+
+    def __init__(self, value: SQLColumnExpression[str], pattern: str) -> None:
+        super().__init__(value, literal(pattern, Text()))
+
+
+@compiles(ilike, "postgresql")
+def _postgresql_ilike(element: ilike, compiler: SQLCompiler, **options: Any) -> str:
+    value, pattern = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"({value} ILIKE {pattern})"
+
+
+@compiles(ilike, "sqlite")
+def _sqlite_ilike(element: ilike, compiler: SQLCompiler, **options: Any) -> str:
+    return f"orchestrator_ilike({compiler.process(element.clauses, **options)})"

@@ -17,6 +17,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from orchestrator import clock
+from orchestrator.database.geography import haversine
+from orchestrator.database.patterns import matches
 from orchestrator.settings import Settings, settings
 
 P = ParamSpec("P")
@@ -27,12 +29,16 @@ BUSY_TIMEOUT = 30_000
 #: A transaction that the database itself undid (deadlock, serialization, busy) is run again this often.
 RETRIES = 8
 
+#: Seconds in which another writer on SQLite finds the lock free, if it has not waited for long.
+PAUSE = 0.01
+
 #: Each statement would see another state otherwise; and what only reads can never be undone for it.
 POSTGRESQL_SNAPSHOT: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 #: No write lock: a snapshot begins with the first statement.
 SQLITE_SNAPSHOT: dict[str, Any] = {"sqlite_begin": "DEFERRED"}
 #: A process that froze inside a transaction must not hold its locks, dispatch's among them, for ever.
-POSTGRESQL_OPTIONS = "-c idle_in_transaction_session_timeout=60s"
+#: And its planner must not take a disk for one with heads that move: it would rather read whole tables.
+POSTGRESQL_OPTIONS = "-c idle_in_transaction_session_timeout=60s -c random_page_cost=1.1"
 
 _engines: dict[tuple[int, str], Engine] = {}
 
@@ -64,20 +70,23 @@ def open_engine(url: str, *, pool_size: int = 5) -> Engine:
         parsed = parsed.set(drivername="postgresql+psycopg")
     if "options" not in parsed.query:
         parsed = parsed.update_query_dict({"options": POSTGRESQL_OPTIONS})
-    return create_engine(
+    opened = create_engine(
         parsed,
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_pre_ping=True,
         pool_timeout=10,
         connect_args={
-            "connect_timeout": 5,
+            # To find a pooled connection dead and to fail at a new one takes less than ten seconds together.
+            "connect_timeout": 3,
             "keepalives_idle": 5,
             "keepalives_interval": 2,
             "keepalives_count": 3,
             "tcp_user_timeout": 10_000,
         },
     )
+    event.listen(opened, "do_connect", _connect_patiently)
+    return opened
 
 
 def dispose() -> None:
@@ -108,27 +117,51 @@ def transact(work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs
     Only failures that guarantee a rollback are retried, so `work` takes effect at most once.
     """
     for attempt in range(RETRIES):
+        is_committing = False
         try:
             with writing() as session:
-                return work(session, *args, **kwargs)
+                outcome = work(session, *args, **kwargs)
+                is_committing = True
+            return outcome
         except DBAPIError as error:
-            if attempt == RETRIES - 1 or not _was_undone(error):
+            if attempt == RETRIES - 1 or not _was_undone(error, is_committing=is_committing):
                 raise
             time.sleep(random.uniform(0, 0.05 * 2**attempt))
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def _was_undone(error: DBAPIError) -> bool:
+def give_way(seconds: float) -> None:
+    """Let others write between two transactions of a long series, of which the last took so many `seconds`.
+
+    Who waits for SQLite's only write lock is not woken, but asks again ever more rarely: in a series without
+    pauses its turn would hardly come. On PostgreSQL nobody waits for rows that are not his.
+    """
+    if engine().dialect.name == "sqlite":
+        time.sleep(min(PAUSE, seconds))
+
+
+def _was_undone(error: DBAPIError, *, is_committing: bool) -> bool:
     state = getattr(error.orig, "sqlstate", None)
+    if state in ("57P01", "57P02"):
+        # The session was ended by an administrator or a crash: before COMMIT that undoes it, in COMMIT nobody knows.
+        return not is_committing
     if state is not None:
         return state in ("40001", "40P01")  # serialization failure, deadlock
     return isinstance(error.orig, sqlite3.OperationalError) and "locked" in str(error.orig)
+
+
+def _connect_patiently(_dialect: Any, _record: Any, cargs: Any, cparams: dict[str, Any]) -> object:
+    from orchestrator.database.patience import PatientConnection  # psycopg is an extra
+
+    return PatientConnection.connect(*cargs, **cparams)
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
     # The driver's own transaction handling begins too late to take the write lock up front.
     connection.isolation_level = None
     connection.create_function("orchestrator_now", 1, _sqlite_clock)
+    connection.create_function("orchestrator_ilike", 2, matches, deterministic=True)
+    connection.create_function("orchestrator_haversine", 4, haversine, deterministic=True)
     for pragma in (
         f"busy_timeout = {BUSY_TIMEOUT}",
         "journal_mode = WAL",

@@ -1,7 +1,8 @@
-"""Checks of what goes on, as the database tells it: workers, beat, clocks, dead units, refused submissions."""
+"""Checks of what goes on, as the database tells it: workers, beat, clocks, waiting and dead units, refusals."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -11,10 +12,12 @@ from sqlalchemy.orm import Session
 from orchestrator import clock
 from orchestrator.database import db_now, engine, reading
 from orchestrator.doctor.finding import Finding, ok, problem, warning
-from orchestrator.ledger import UnitState
+from orchestrator.ledger import UNFINISHED, UnitState
+from orchestrator.ledger.overview import Overview, overview
 from orchestrator.ledger.pulses import SILENCE, Pulse, pulses
 from orchestrator.ledger.tables import SubmissionRow, UnitRow
 from orchestrator.queues import QueueName
+from orchestrator.settings import settings
 
 #: Clocks further apart than this are worth a look …
 NOTICEABLE = timedelta(seconds=5)
@@ -22,6 +25,8 @@ NOTICEABLE = timedelta(seconds=5)
 HARMFUL = timedelta(seconds=30)
 #: What happened longer ago is history.
 RECENT = timedelta(days=1)
+#: A unit that is ready for so long, while its queue is empty and nobody works, is not waiting for its turn.
+STALLED = timedelta(minutes=1)
 #: A worker that fell silent longer ago was most likely meant to.
 MISSED = timedelta(hours=1)
 
@@ -38,6 +43,9 @@ def check_activity() -> list[Finding]:
             *check_workers(workers),
             check_beat(ticks),
             check_clocks(here - theirs, workers),
+            *check_flow(overview(session)),
+            check_leases(workers),
+            check_reconciled(workers),
             check_dead_units(session),
             check_rejections(session),
         ]
@@ -55,6 +63,11 @@ def check_workers(workers: Sequence[Pulse]) -> list[Finding]:
         else:
             remedy = f"run `orchestrator up`, or `celery -A workers worker -Q {queue.value}`"
             findings.append(problem(check, "no worker serves it", remedy))
+    for worker in alive:
+        health = worker.details.get("health", {})
+        if not health.get("healthy", True):
+            message = f"{name_of(worker)} cannot claim and finish: {'; '.join(health.get('reasons', ()))}"
+            findings.append(problem("workers", message, "if this lasts, restart it; its log says more"))
     for worker in workers:
         if SILENCE < worker.age < MISSED:
             message = f"{name_of(worker)} has been silent for {seconds(worker.age)}"
@@ -90,6 +103,49 @@ def check_clocks(ahead: timedelta, workers: Sequence[Pulse]) -> Finding:
         return ok("clocks", message)
     grade = problem if abs(skew) > HARMFUL else warning
     return grade("clocks", message, "set the clocks by NTP")
+
+
+def check_flow(found: Overview) -> list[Finding]:
+    """What waits in each queue, against its window, and whether anything has waited although there was room."""
+    findings = []
+    for queue, view in found.queues.items():
+        ready, published, leased = (view.units.get(state, 0) for state in UNFINISHED)
+        message = f"{ready} ready, {published} of {settings().dispatch_window} in the broker, {leased} at work"
+        if view.oldest_ready is not None:
+            message += f"; the oldest ready one has waited {seconds(view.oldest_ready)}"
+        stalled = view.oldest_ready is not None and view.oldest_ready > STALLED and not published and not leased
+        if stalled:
+            remedy = "look at beat, at the broker, and at `orchestrator bulk-inference list` for what jobs wait for"
+            findings.append(warning(f"units {queue}", message, remedy))
+        else:
+            findings.append(ok(f"units {queue}", message))
+    return findings
+
+
+def check_leases(workers: Sequence[Pulse]) -> Finding:
+    """Whether attempts lost their units within the last hour, other than to an abort."""
+    counts = last_hour(workers)
+    taken, refused = counts["leases_lost:taken"], counts["stale_writes_refused"]
+    if not taken:
+        return ok("leases", "none was lost within the last hour")
+    message = f"{taken} lost and {refused} stale writes refused within the last hour; no result is harmed"
+    return warning("leases", message, "look for workers that freeze, swap, or lose the database for long")
+
+
+def check_reconciled(workers: Sequence[Pulse]) -> Finding:
+    """What reconcile put right within the last hour."""
+    actions = {name.partition(":")[2]: count for name, count in last_hour(workers).items() if "reconciled:" in name}
+    done = ", ".join(f"{count} {action}" for action, count in sorted(actions.items()))
+    return ok("reconcile", f"within the last hour: {done}" if done else "nothing to put right within the last hour")
+
+
+def last_hour(workers: Sequence[Pulse]) -> Counter[str]:
+    """What the living workers counted within the last hour, added up."""
+    total: Counter[str] = Counter()
+    for worker in workers:
+        if worker.age <= SILENCE:
+            total.update(worker.details.get("last_hour", {}))
+    return total
 
 
 def check_dead_units(session: Session) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,10 +15,11 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from orchestrator import schema
 from orchestrator.database import engine
 from orchestrator.database.urls import without_secrets
-from orchestrator.doctor.finding import Finding, ok, problem, warning
+from orchestrator.doctor.finding import Finding, Level, ok, problem, warning
 from orchestrator.errors import OrchestratorError
 from orchestrator.ids import new_id
 from orchestrator.queues import app
+from orchestrator.registry.presence import require_store
 from orchestrator.settings import settings
 from orchestrator.storage import blobs
 
@@ -89,6 +91,9 @@ def check_blobs() -> Finding:
     key = f"doctor/{new_id()}"
     try:
         store = blobs()
+        if check_database().level is Level.OK:
+            with suppress(SQLAlchemyError):  # it has no tables yet, which another check says
+                require_store()
         store.put(key, b"doctor")
         store.get(key)
         store.delete(key)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +24,7 @@ class Folder:
         self.path = path.absolute()
         self.logs = self.path / "logs"
         self.environment_file = self.path / ENV_FILE
+        self.targets_file = self.path / "metrics.json"
 
     @contextmanager
     def held(self) -> Iterator[int]:
@@ -43,6 +45,7 @@ class Folder:
                 yield lock
             finally:
                 self.environment_file.unlink(missing_ok=True)
+                self.targets_file.unlink(missing_ok=True)
         finally:
             os.close(lock)
 
@@ -53,6 +56,10 @@ class Folder:
             quoted = value.replace("\\", "\\\\").replace("'", "\\'")
             lines.append(f"{name}='{quoted}'\n")
         write_private(self.environment_file, "".join(lines))
+
+    def write_targets(self, found: Sequence[Mapping[str, object]]) -> None:
+        """Leave word for Prometheus of where metrics are."""
+        self.targets_file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
     def new_log(self, name: str) -> Path:
         """An empty log; what the last run wrote is kept beside it."""

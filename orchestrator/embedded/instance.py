@@ -22,6 +22,7 @@ from orchestrator.database.urls import without_secrets
 from orchestrator.embedded.child import Child
 from orchestrator.embedded.folder import Folder
 from orchestrator.embedded.group import Group
+from orchestrator.embedded.ports import metrics_ports, targets
 from orchestrator.embedded.redis_server import RedisServer
 from orchestrator.ledger.pulses import pulses
 from orchestrator.queues import QueueName
@@ -36,11 +37,12 @@ GRACE = 30.0
 #: Seconds for Redis to write its last.
 REDIS_GRACE = 10.0
 
-HOME, DATABASE, BLOBS, BROKER = (
+HOME, DATABASE, BLOBS, BROKER, METRICS = (
     "ORCHESTRATOR_HOME",
     "ORCHESTRATOR_DATABASE_URL",
     "ORCHESTRATOR_BLOB_URL",
     "ORCHESTRATOR_BROKER_URL",
+    "ORCHESTRATOR_METRICS_PORT",
 )
 
 
@@ -54,6 +56,8 @@ class Addresses:
     broker: str
     #: Name and process id of every child.
     processes: dict[str, int]
+    #: Where workers and beat show their metrics; Prometheus finds the same in the folder's `metrics.json`.
+    metrics: dict[str, str]
     #: Seconds from the start until everything was at work.
     ready_after: float
 
@@ -79,6 +83,7 @@ class Instance:
         self.workers = workers
         self.children: list[Child] = []
         self.redis: RedisServer | None = None
+        self.metrics: dict[str, str] = {}
         #: How often somebody asked for the end: the second time, politeness is over.
         self.stops = 0
 
@@ -111,9 +116,14 @@ class Instance:
         schema.upgrade()
         with reading() as session:
             since = session.execute(select(db_now())).scalar_one()
-        for name, command in commands(self.workers):
-            log = self.folder.new_log(name)
-            self.children.append(Child(name, command, group, log=log, environment=os.environ))
+        planned = commands(self.workers)
+        # Beat first: the whole ledger's figures are there, and its port stays when workers are added.
+        ports = metrics_ports(["beat", *(name for name, _ in planned if name != "beat")], settings().metrics_port)
+        self.metrics = {name: f"http://127.0.0.1:{port}/metrics" for name, port in ports.items()}
+        self.folder.write_targets(targets(self.metrics))
+        for name, command in planned:
+            environment = {**os.environ, METRICS: str(ports[name])}
+            self.children.append(Child(name, command, group, log=self.folder.new_log(name), environment=environment))
         return since
 
     def _stand_by(self, reporter: Reporter, since: datetime, begun: float) -> None:
@@ -178,6 +188,7 @@ class Instance:
             blobs=config.storage_url,
             broker=without_secrets(config.broker_url.get_secret_value()),
             processes={child.name: child.pid for child in self._everyone()},
+            metrics=self.metrics,
             ready_after=ready_after,
         )
 
@@ -198,11 +209,12 @@ class Instance:
 def commands(workers: int) -> list[tuple[str, list[str]]]:
     """Names and commands of the processes beside Redis."""
     celery = [sys.executable, "-m", "celery", "-A", "workers"]
-    everything = ",".join(QueueName)
-    # One process serves every queue, with two slots: a tick or a submission finds one free while the other infers.
-    # The rest infer and plan, one unit at a time: a unit keeps many requests in flight by itself, so on two cores
-    # a second one would only take turns with it.
-    plans = [(everything, 2), *[(f"{QueueName.INFERENCE},{QueueName.PLANNING}", 1)] * (workers - 1)]
+    others = ",".join(queue for queue in QueueName if queue is not QueueName.INFERENCE)
+    # Two slots that never infer: a tick, a submission or a small job's plan finds one free, whatever else is going on.
+    # A unit keeps many requests in flight by itself, so more than two at once would only take turns.
+    plans = [(others, 2), *[(QueueName.INFERENCE.value, 2)] * (workers - 1)]
+    if workers == 1:
+        plans = [(",".join(QueueName), 3)]
     found = []
     for number, (queues, slots) in enumerate(plans, start=1):
         options = ["--queues", queues, "--concurrency", str(slots), "--hostname", f"worker-{number}@%h"]

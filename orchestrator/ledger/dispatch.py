@@ -5,8 +5,9 @@ It may run anywhere, any number of times at once: a unit is published by whoever
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import structlog
 from sqlalchemy import delete, insert, select, update
@@ -14,12 +15,12 @@ from sqlalchemy.orm import Session
 
 from orchestrator.database import db_now, exclusive, reading, skip_locked, transact
 from orchestrator.errors import Unavailable
-from orchestrator.ledger import queries
-from orchestrator.ledger.fairness import Claimant, share_out
+from orchestrator.ledger import gates, queries
+from orchestrator.ledger.fairness import Claimant, newcomers, share_out
 from orchestrator.ledger.lifecycle import UnitState
 from orchestrator.ledger.models import Published
 from orchestrator.ledger.tables import ShareRow, UnitRow
-from orchestrator.queues import UNIT_QUEUES, CeleryPublisher, Publisher
+from orchestrator.queues import CeleryPublisher, Publisher
 from orchestrator.settings import settings
 
 log = structlog.get_logger(__name__)
@@ -31,31 +32,26 @@ def dispatch(publisher: Publisher | None = None) -> int:
     With the broker away nothing is published and nothing is lost: the units stay ready.
     """
     publisher = publisher or CeleryPublisher()
-    return sum(_dispatch_queue(queue.value, publisher) for queue in UNIT_QUEUES)
+    with reading() as session:
+        waiting = session.scalars(queries.waiting_queues()).all()
+    return sum(_dispatch_queue(queue, publisher) for queue in waiting)
 
 
-def nudge() -> None:
-    """`dispatch` for whoever has just committed: should it fail, beat's next tick does the same.
+def top_up(project_id: str, publisher: Publisher | None = None) -> int:
+    """As `dispatch`, for whoever ends a unit of the project: only the queues that lack something.
 
-    Nothing is raised, since what the caller was asked to do is done.
+    A window that is still half full is left alone, unless the project has nothing in it.
     """
-    try:
-        dispatch()
-    except Exception:
-        log.exception("nudge_failed")
-
-
-def top_up(publisher: Publisher | None = None) -> int:
-    """As `dispatch`, but leave alone the queues whose window is still half full: for whoever ends a unit."""
     publisher = publisher or CeleryPublisher()
     with reading() as session:
-        lacking = [queue.value for queue in UNIT_QUEUES if _is_lacking(session, queue.value)]
+        waiting = session.scalars(queries.waiting_queues()).all()
+        lacking = [queue for queue in waiting if _is_lacking(session, queue, project_id)]
     return sum(_dispatch_queue(queue, publisher) for queue in lacking)
 
 
-def _is_lacking(session: Session, queue: str) -> bool:
-    published, has_due = session.execute(queries.backlog(queue)).one()
-    return has_due and published * 2 <= settings().dispatch_window
+def _is_lacking(session: Session, queue: str, project_id: str) -> bool:
+    published, mine, any_could, mine_could = session.execute(queries.backlog(queue, project_id)).one()
+    return (any_could and published * 2 <= settings().dispatch_window) or (mine_could and not mine)
 
 
 def _dispatch_queue(queue: str, publisher: Publisher) -> int:
@@ -75,21 +71,46 @@ def _dispatch_queue(queue: str, publisher: Publisher) -> int:
 def choose(session: Session, queue: str) -> list[Published]:
     """Pick units to fill the queue's window, mark them published, and return them in order."""
     exclusive(session, f"dispatch:{queue}")
-    room = settings().dispatch_window - (session.scalar(queries.published_count(queue)) or 0)
-    if room <= 0:
-        return []
+    window = settings().dispatch_window
+    published: dict[str, int] = dict(session.execute(queries.published_by_project(queue)).all())
+    room = max(0, window - sum(published.values()))
+    rooms = gates.rooms(session)
+    barred = [name for name, places in rooms.items() if places == 0]
     waiting: dict[str, deque[Published]] = {}
     claimants: dict[str, Claimant] = {}
     owed = {row.project_id: row.deficit for row in session.scalars(select(ShareRow).where(ShareRow.queue == queue))}
-    for project_id, weight in session.execute(queries.waiting_projects(queue)):
-        # One more than there is room for shows who is left waiting, and so is owed something.
-        found = session.execute(skip_locked(queries.publishable(queue, project_id, room + 1), session, UnitRow))
-        waiting[project_id] = deque(Published(*row) for row in found)
+    projects = session.scalars(queries.waiting_projects(), {"queue": queue}).all()
+    statement = skip_locked(queries.publishable(), session, UnitRow)
+    # Four times its share, for the heavy ones and for what others leave; and one more, which shows who is
+    # left waiting and is owed something.
+    most = min(room, 4 * math.ceil(room / max(1, len(projects)))) + 1
+    for project_id in projects:
+        if not room and project_id in published:
+            continue
+        parameters = {"queue": queue, "project_id": project_id, "barred": barred, "limit": most}
+        found = session.execute(statement, parameters).all()
+        if not found:
+            continue
+        waiting[project_id] = deque(let_through((Published(*row[:-1]) for row in found), rooms))
+        weight = max(row.weight for row in found)
         claimants[project_id] = Claimant(len(waiting[project_id]), weight, owed.get(project_id, 0.0))
-    chosen = [waiting[project_id].popleft() for project_id in share_out(claimants, room)]
+    places = share_out(claimants, room)
+    places += newcomers(claimants, {*published, *places}, window)
+    chosen = [waiting[project_id].popleft() for project_id in places]
     _remember_shares(session, queue, claimants)
     _mark_published(session, [unit.id for unit in chosen])
     return chosen
+
+
+def let_through(units: Iterable[Published], rooms: Mapping[str, int]) -> Iterator[Published]:
+    """The units, in order, as far as their gates have room for them."""
+    left = dict(rooms)
+    for unit in units:
+        if unit.gate is not None and unit.gate in left:
+            if left[unit.gate] == 0:
+                continue
+            left[unit.gate] -= 1
+        yield unit
 
 
 def take_back(session: Session, units: Sequence[Published]) -> None:

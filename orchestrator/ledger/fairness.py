@@ -6,7 +6,7 @@ a cost of one for each unit, since units are cut to take about the same time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 
@@ -42,3 +42,22 @@ def share_out(claimants: Mapping[str, Claimant], room: int) -> list[str]:
         if claimant.waiting == 0:
             claimant.deficit = 0.0
     return places
+
+
+def newcomers(claimants: Mapping[str, Claimant], served: Collection[str], room: int) -> list[str]:
+    """One place beyond the window for each project that has none in it, for up to `room` projects.
+
+    Behind a full window a small job would wait for the large ones of others; what it is given in
+    advance is taken off its share.
+    """
+    left_out = [name for name, claimant in claimants.items() if name not in served and claimant.waiting > 0]
+    left_out.sort(key=lambda name: -claimants[name].deficit)
+    for name in left_out[:room]:
+        claimants[name].deficit -= 1
+        claimants[name].waiting -= 1
+    return left_out[:room]
+
+
+def share_at_work(busy: Mapping[str, int], weights: Mapping[str, int], project_id: str, more: int = 0) -> float:
+    """How much the project has of the workers, `more` units included, by its weight."""
+    return (busy.get(project_id, 0) + more) / weights.get(project_id, 1)

@@ -9,7 +9,7 @@ from orchestrator.database import db_now
 from orchestrator.ledger import units
 from orchestrator.ledger.leases import settle
 from orchestrator.ledger.lifecycle import UnitState
-from orchestrator.ledger.models import Done, Failed, Hopeless, Lease, NewUnit, Outcome
+from orchestrator.ledger.models import Done, Failed, Hopeless, Lease, NewUnit, Outcome, Split
 from orchestrator.ledger.tables import JobRow, UnitRow, is_unfinished
 from orchestrator.queues import QueueName
 
@@ -71,7 +71,7 @@ def conclude(session: Session, lease: Lease, outcome: Outcome) -> None:
     # The job first: of attempts that end at once, each sees what those before it settled.
     _lock(session, lease.job_id)
     settle(session, lease, outcome)
-    if isinstance(outcome, Done | Failed | Hopeless):
+    if isinstance(outcome, Done | Split | Failed | Hopeless):
         finish_if_drained(session, lease.job_id)
 
 

@@ -5,42 +5,42 @@ Every statement here is one compare-and-set on (id, attempt, state).
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, assert_never, cast
 
-from sqlalchemy import CursorResult, and_, case, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, and_, case, false, or_, select, update
 from sqlalchemy.orm import Session
 
 from orchestrator.database import db_now, storable, transact
 from orchestrator.errors import LeaseLost
+from orchestrator.ledger import units
+from orchestrator.ledger.backoff import LONGEST_POSTPONEMENT, backoff
 from orchestrator.ledger.lifecycle import UnitState, sources
-from orchestrator.ledger.models import Again, Done, Failed, Hopeless, Lease, Outcome, Postponed
-from orchestrator.ledger.tables import JobRow, UnitRow
+from orchestrator.ledger.models import ATTEMPTS, Again, Done, Failed, Hopeless, Lease, Outcome, Postponed, Split
+from orchestrator.ledger.tables import GateRow, JobRow, UnitRow
 from orchestrator.settings import settings
 
-#: Delays grow from FIRST_DELAY by a factor of two up to LONGEST_DELAY.
-FIRST_DELAY = timedelta(seconds=1)
-LONGEST_DELAY = timedelta(seconds=60)
-#: A unit put back because a server is away looks again soon: the server may return at any moment.
-LONGEST_POSTPONEMENT = timedelta(seconds=8)
 #: Longer texts are cut: an error is for reading.
 ERROR_LENGTH = 2000
+
+_NEVER = false()
 
 
 def claim(unit_id: str, owner: str) -> Lease | None:
     """Take the unit for `owner`, or None if it is not to be had: then drop the message.
 
     It is to be had when nobody works on it, or whoever did fell silent; not when it is finished,
-    not yet due, out of attempts, or its job is paused.
+    not yet due, out of attempts, its job is paused, or its gate is shut.
     """
     free = or_(
         UnitRow.state.in_((UnitState.READY, UnitState.PUBLISHED)),
         and_(UnitRow.state == UnitState.LEASED, UnitRow.lease_expires_at < db_now()),
     )
     paused = select(JobRow.id).where(JobRow.id == UnitRow.job_id, JobRow.paused).exists()
+    shut = select(GateRow.name).where(GateRow.name == UnitRow.gate, GateRow.shut_until > db_now()).exists()
     statement = (
         update(UnitRow)
-        .where(UnitRow.id == unit_id, free, UnitRow.not_before <= db_now(), ~paused)
+        .where(UnitRow.id == unit_id, free, UnitRow.not_before <= db_now(), ~paused, ~shut)
         .where(UnitRow.attempt < UnitRow.max_attempts)
         .values(
             state=UnitState.LEASED,
@@ -53,11 +53,13 @@ def claim(unit_id: str, owner: str) -> Lease | None:
             UnitRow.attempt,
             UnitRow.max_attempts,
             UnitRow.kind,
+            UnitRow.queue,
             UnitRow.job_id,
             UnitRow.job_kind,
             UnitRow.project_id,
             UnitRow.payload,
             UnitRow.postponements,
+            UnitRow.gate,
         )
     )
 
@@ -82,17 +84,19 @@ def renew(lease: Lease) -> bool:
     return transact(extend)
 
 
-def check(session: Session, lease: Lease) -> None:
-    """Make sure, first thing in a transaction, that the lease still holds, and lock its unit.
+def check(session: Session, lease: Lease) -> datetime:
+    """Make sure, first thing in a transaction, that the lease still holds, and lock its unit; returns the time.
 
-    Nobody can take the unit until the transaction ends.
+    Nobody can take the unit until the transaction ends. The time is that of the database.
 
     Raises:
         LeaseLost: another attempt has claimed the unit since, or it was cancelled.
     """
     mine = UnitRow.id == lease.unit_id, UnitRow.attempt == lease.attempt, UnitRow.state == UnitState.LEASED
-    if session.scalar(select(UnitRow.id).where(*mine).with_for_update()) is None:
+    now = session.scalar(select(db_now()).select_from(UnitRow).where(*mine).with_for_update(of=UnitRow))
+    if now is None:
         raise LeaseLost(lease.unit_id, lease.attempt)
+    return now
 
 
 def hold(session: Session, lease: Lease, *, done: int = 0, failed: int = 0, in_flight: int = 0) -> None:
@@ -108,9 +112,20 @@ def hold(session: Session, lease: Lease, *, done: int = 0, failed: int = 0, in_f
         done_count=UnitRow.done_count + done,
         failed_count=UnitRow.failed_count + failed,
         in_flight=in_flight,
-        # Whoever makes progress starts again with the shortest delay.
+        # Whoever makes progress starts again with the shortest delay, and with all attempts to come: a unit
+        # is given up for getting nowhere, not for being long and having had bad luck more than once.
         postponements=0 if done else UnitRow.postponements,
+        max_attempts=_at_least(UnitRow.attempt + ATTEMPTS) if done or failed else UnitRow.max_attempts,
     )
+
+
+def note(session: Session, lease: Lease, **payload: Any) -> None:
+    """Add to the unit's payload what its later attempts must know.
+
+    Raises:
+        LeaseLost: another attempt has claimed the unit since, or it was cancelled.
+    """
+    _write(session, lease, payload={**lease.payload, **payload})
 
 
 def is_paused(session: Session, lease: Lease) -> bool:
@@ -129,30 +144,37 @@ def settle(session: Session, lease: Lease, outcome: Outcome) -> None:
             _finish(session, lease, UnitState.DONE, None)
         case Hopeless(error):
             _finish(session, lease, UnitState.DEAD, error)
-        case Failed(error) if lease.attempt >= lease.max_attempts:
-            _finish(session, lease, UnitState.DEAD, error)
+        case Split(payload, rest):
+            kept = {
+                "done_count": UnitRow.done_count - sum(unit.done for unit in rest),
+                "failed_count": UnitRow.failed_count - sum(unit.failed for unit in rest),
+            }
+            _finish(session, lease, UnitState.DONE, None, payload=dict(payload), **kept)
+            units.add(session, lease.job_id, rest)
         case Failed(error):
-            _put_back(session, lease, backoff(lease.attempt), last_error=_excerpt(error))
+            # Not what the lease says: progress since the claim begins the count anew.
+            left = (
+                session.scalar(select(UnitRow.max_attempts).where(UnitRow.id == lease.unit_id)) or 0
+            ) - lease.attempt
+            if left <= 0:
+                _finish(session, lease, UnitState.DEAD, error)
+            else:
+                _put_back(session, lease, backoff(ATTEMPTS - left), last_error=_excerpt(error))
         case Again(delay):
-            _put_back(session, lease, timedelta(seconds=delay), max_attempts=UnitRow.max_attempts + 1)
+            back = timedelta(seconds=delay)
+            _put_back(session, lease, back, _was_woken(), max_attempts=_at_least(lease.max_attempts + 1))
         case Postponed(reason):
             _put_back(
                 session,
                 lease,
                 # Not what the lease says: progress since the claim begins the count anew.
                 min(backoff(_postponements(session, lease) + 1), LONGEST_POSTPONEMENT),
-                max_attempts=UnitRow.max_attempts + 1,
+                max_attempts=_at_least(lease.max_attempts + 1),
                 postponements=UnitRow.postponements + 1,
                 last_error=_excerpt(reason),
             )
         case _:
             assert_never(outcome)
-
-
-def backoff(failures: int) -> timedelta:
-    """The delay after the given number of failures in a row: 1 s, 2 s, 4 s … 60 s."""
-    doublings = min(max(failures - 1, 0), 16)
-    return min(FIRST_DELAY * (1 << doublings), LONGEST_DELAY)
 
 
 def count_stale_write(lease: Lease) -> None:
@@ -187,7 +209,11 @@ def rescue_values() -> dict[str, Any]:
     }
 
 
-def _finish(session: Session, lease: Lease, state: UnitState, error: str | None) -> None:
+def _at_least(attempts: ColumnElement[int] | int) -> ColumnElement[int]:
+    return case((UnitRow.max_attempts < attempts, attempts), else_=UnitRow.max_attempts)
+
+
+def _finish(session: Session, lease: Lease, state: UnitState, error: str | None, **values: Any) -> None:
     _write(
         session,
         lease,
@@ -197,6 +223,7 @@ def _finish(session: Session, lease: Lease, state: UnitState, error: str | None)
         in_flight=0,
         finished_at=db_now(),
         last_error=None if error is None else _excerpt(error),
+        **values,
     )
 
 
@@ -204,7 +231,14 @@ def _excerpt(error: str) -> str:
     return storable(error[:ERROR_LENGTH])
 
 
-def _put_back(session: Session, lease: Lease, delay: timedelta, **values: Any) -> None:
+def _was_woken() -> ColumnElement[bool]:
+    """Whether `units.wake` met the attempt at work: it may not have seen what it was woken for."""
+    return UnitRow.not_before > UnitRow.started_at
+
+
+def _put_back(
+    session: Session, lease: Lease, delay: timedelta, at_once: ColumnElement[bool] = _NEVER, **values: Any
+) -> None:
     _write(
         session,
         lease,
@@ -213,7 +247,7 @@ def _put_back(session: Session, lease: Lease, delay: timedelta, **values: Any) -
         lease_expires_at=None,
         in_flight=0,
         published_at=None,
-        not_before=db_now(delay),
+        not_before=case((at_once, db_now()), else_=db_now(delay)),
         **values,
     )
 

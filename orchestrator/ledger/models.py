@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.ledger.lifecycle import UNFINISHED
 from orchestrator.queues import QueueName
 
-#: How often a unit may fail before it is given up, unless it says otherwise.
+#: Attempts in a row that get nowhere after which a unit is given up, unless it says otherwise.
 ATTEMPTS = 3
 
 
@@ -23,6 +23,11 @@ class NewUnit:
     queue: QueueName
     payload: Mapping[str, Any] = field(default_factory=dict)
     max_attempts: int = ATTEMPTS
+    #: What the unit needs that is outside of us, such as an endpoint; units of one gate wait for it together.
+    gate: str | None = None
+    #: What of it is done, or has failed, already: another unit had it before.
+    done: int = 0
+    failed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +38,19 @@ class Lease:
     attempt: int
     max_attempts: int
     kind: str
+    queue: str
     job_id: str
     job_kind: str
     project_id: str
     owner: str
     payload: Mapping[str, Any]
     postponements: int
+    gate: str | None = None
+
+    @property
+    def follows_failure(self) -> bool:
+        """Whether the attempt before this one got nowhere: it failed, or fell silent, and left nothing behind."""
+        return self.max_attempts - self.attempt < ATTEMPTS - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +62,7 @@ class Published:
     queue: str
     job_id: str
     key: str
+    gate: str | None = None
 
     @property
     def label(self) -> str:
@@ -102,6 +115,17 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
+class Split:
+    """The unit's effect is stored as far as `payload` now says; `rest` are units of their own for what it leaves.
+
+    What they have done already is theirs from now on.
+    """
+
+    payload: Mapping[str, Any]
+    rest: Sequence[NewUnit]
+
+
+@dataclass(frozen=True, slots=True)
 class Again:
     """There is more to do and nothing went wrong: come back after `delay` seconds."""
 
@@ -129,4 +153,4 @@ class Hopeless:
     error: str
 
 
-Outcome = Done | Again | Postponed | Failed | Hopeless
+Outcome = Done | Split | Again | Postponed | Failed | Hopeless

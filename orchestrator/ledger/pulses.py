@@ -15,6 +15,8 @@ from orchestrator.ledger.tables import PulseRow
 
 #: Who has been silent for longer counts as gone.
 SILENCE = timedelta(seconds=30)
+#: Who has been silent for longer is forgotten.
+FORGOTTEN = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,14 @@ def beat(session: Session, name: str, details: Mapping[str, Any]) -> None:
 def forget(session: Session, name: str) -> None:
     """`name` has ended as it should."""
     session.execute(delete(PulseRow).where(PulseRow.name == name))
+
+
+def prune(session: Session) -> None:
+    """Forget who has been silent for a day: workers have new names in every new container."""
+    session.execute(
+        delete(PulseRow).where(PulseRow.seen_at < db_now(-FORGOTTEN)),
+        execution_options={"synchronize_session": False},
+    )
 
 
 def pulses(session: Session, prefix: str) -> list[Pulse]:

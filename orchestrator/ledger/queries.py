@@ -2,44 +2,82 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
+from functools import lru_cache
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Integer,
+    Select,
+    and_,
+    bindparam,
+    func,
+    literal,
+    or_,
+    select,
+    union_all,
+)
 from sqlalchemy.orm import aliased
 
 from orchestrator.database import db_now
 from orchestrator.ledger.lifecycle import UnitState
-from orchestrator.ledger.tables import JobRow, UnitRow, is_unfinished
+from orchestrator.ledger.tables import GateRow, JobRow, UnitRow, is_unfinished
+from orchestrator.queues import UNIT_QUEUES
+
+
+def _is_ready(queue: str | BindParameter[str]) -> ColumnElement[bool]:
+    return and_(UnitRow.state == UnitState.READY, UnitRow.queue == queue, UnitRow.not_before <= db_now())
 
 
 def _due(queue: str) -> ColumnElement[bool]:
-    ready = and_(UnitRow.state == UnitState.READY, UnitRow.queue == queue, UnitRow.not_before <= db_now())
     startable = select(JobRow.id).where(JobRow.id == UnitRow.job_id, ~JobRow.paused).exists()
-    return and_(ready, startable)
+    return and_(_is_ready(queue), startable)
 
 
-def waiting_projects(queue: str) -> Select[str, int]:
-    """Projects with a unit to publish on `queue`, by name, and the weight of each.
+@lru_cache(maxsize=1)
+def waiting_projects() -> Select[str]:
+    """Projects with a ready unit on the queue, by name; `publishable` says which of them may go. Parameter: queue.
 
-    Asked of each project with an open job, so that one unit answers for thousands.
+    A skip scan: the index is asked for one project after the other, so that neither thousands of units
+    of one nor thousands of open jobs are looked at.
     """
-    open_projects = (
-        select(JobRow.project_id, func.max(JobRow.weight).label("weight"))
-        .where(JobRow.closed_at.is_(None), ~JobRow.paused)
-        .group_by(JobRow.project_id)
-        .subquery()
+    ready = select(func.min(UnitRow.project_id)).where(
+        UnitRow.state == UnitState.READY, UnitRow.queue == bindparam("queue")
     )
-    waits = select(UnitRow.id).where(_due(queue), UnitRow.project_id == open_projects.c.project_id).exists()
-    return select(open_projects.c.project_id, open_projects.c.weight).where(waits).order_by(open_projects.c.project_id)
+    found = select(ready.subquery().c[0].label("project_id")).cte("found", recursive=True)
+    following = ready.where(UnitRow.project_id > found.c.project_id).scalar_subquery()
+    found = found.union_all(select(following).where(found.c.project_id.is_not(None)))
+    return select(found.c.project_id).where(found.c.project_id.is_not(None))
 
 
-def publishable(queue: str, project_id: str, limit: int) -> Select[str, str, str, str, str]:
-    """What to publish of the project's due units on `queue`: highest priority first, then oldest."""
+@lru_cache(maxsize=1)
+def waiting_queues() -> Select[str]:
+    """Queues with a ready unit; one look into the index for each."""
+    looks = [
+        select(literal(queue.value)).where(
+            select(UnitRow.id).where(UnitRow.state == UnitState.READY, UnitRow.queue == queue.value).exists()
+        )
+        for queue in UNIT_QUEUES
+    ]
+    return select(union_all(*looks).subquery().c[0])
+
+
+@lru_cache(maxsize=1)
+def publishable() -> Select[str, str, str, str, str, str | None, int]:
+    """What to publish of a project's due units on a queue, by priority and then age, each with its job's weight.
+
+    Parameters: queue, project_id, barred, limit. Built once: dispatch asks it of each project in turn.
+    """
     return (
-        select(UnitRow.id, UnitRow.kind, UnitRow.queue, UnitRow.job_id, UnitRow.key)
-        .where(_due(queue), UnitRow.project_id == project_id)
+        select(UnitRow.id, UnitRow.kind, UnitRow.queue, UnitRow.job_id, UnitRow.key, UnitRow.gate, JobRow.weight)
+        .join(JobRow, JobRow.id == UnitRow.job_id)
+        .where(_is_ready(bindparam("queue")), ~JobRow.paused)
+        .where(or_(UnitRow.gate.is_(None), UnitRow.gate.not_in(bindparam("barred", expanding=True))))
+        .where(UnitRow.project_id == bindparam("project_id"))
         .order_by(UnitRow.rank, UnitRow.id)
-        .limit(limit)
+        .limit(bindparam("limit", type_=Integer()))
     )
 
 
@@ -48,10 +86,76 @@ def published_count(queue: str) -> Select[int]:
     return select(func.count()).select_from(UnitRow).where(UnitRow.state == UnitState.PUBLISHED, UnitRow.queue == queue)
 
 
-def backlog(queue: str) -> Select[int, bool]:
-    """How many units of `queue` are in the broker, and whether any could follow."""
-    could_follow = select(UnitRow.id).where(_due(queue)).exists()
-    return select(published_count(queue).scalar_subquery(), could_follow)
+def published_by_project(queue: str | None = None, age: timedelta = timedelta()) -> Select[str, int]:
+    """How many units of `queue`, or of all, each project has had in the broker for at least `age`."""
+    statement = select(UnitRow.project_id, func.count()).where(
+        UnitRow.state == UnitState.PUBLISHED, UnitRow.published_at <= db_now(-age)
+    )
+    return (statement if queue is None else statement.where(UnitRow.queue == queue)).group_by(UnitRow.project_id)
+
+
+def leased_by_project(queue: str | None = None) -> Select[str, int]:
+    """How many units of `queue`, or of all, each project has at work."""
+    statement = select(UnitRow.project_id, func.count()).where(UnitRow.state == UnitState.LEASED)
+    return (statement if queue is None else statement.where(UnitRow.queue == queue)).group_by(UnitRow.project_id)
+
+
+def weights(project_ids: Collection[str]) -> Select[str, int]:
+    """The weight of each of the projects that has an open job."""
+    return (
+        select(JobRow.project_id, func.max(JobRow.weight))
+        .where(JobRow.closed_at.is_(None), JobRow.project_id.in_(project_ids))
+        .group_by(JobRow.project_id)
+    )
+
+
+def first_published(queue: str, kind: str, project_id: str) -> Select[str]:
+    """The project's unit of this kind in the broker that should go first."""
+    return (
+        select(UnitRow.id)
+        .where(UnitRow.state == UnitState.PUBLISHED, UnitRow.queue == queue)
+        .where(UnitRow.kind == kind, UnitRow.project_id == project_id)
+        .order_by(UnitRow.rank, UnitRow.id)
+        .limit(1)
+    )
+
+
+def gates_in_use() -> Select[str, int, bool, int | None, int | None, int]:
+    """Gates that may hold units back: name, failures, whether shut now, limit, width, units at work or about to be."""
+    busy = (
+        union_all(
+            *(
+                select(UnitRow.gate).where(UnitRow.state == state, UnitRow.gate.is_not(None))
+                for state in (UnitState.LEASED, UnitState.PUBLISHED)
+            )
+        )
+    ).subquery()
+    counts = select(busy.c.gate, func.count().label("units")).group_by(busy.c.gate).subquery()
+    return (
+        select(
+            GateRow.name,
+            GateRow.failures,
+            func.coalesce(GateRow.shut_until > db_now(), False),
+            GateRow.limit,
+            GateRow.width,
+            func.coalesce(counts.c.units, 0),
+        )
+        .outerjoin(counts, counts.c.gate == GateRow.name)
+        .where(or_(GateRow.failures > 0, GateRow.limit.is_not(None), GateRow.width.is_not(None)))
+    )
+
+
+def backlog(queue: str, project_id: str) -> Select[int, int, bool, bool]:
+    """Units of `queue` in the broker, the project's among them; whether any, or any of its, could follow."""
+    published = UnitRow.state == UnitState.PUBLISHED, UnitRow.queue == queue
+    mine = select(func.count()).select_from(UnitRow).where(*published, UnitRow.project_id == project_id)
+    could_follow = select(UnitRow.id).where(_due(queue))
+    return select(
+        published_count(queue).scalar_subquery(),
+        mine.scalar_subquery(),
+        could_follow.exists(),
+        could_follow.where(UnitRow.project_id == project_id).exists(),
+    )
 
 
 def abandoned(limit: int) -> Select[str]:

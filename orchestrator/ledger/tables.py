@@ -101,6 +101,8 @@ class UnitRow(Base):
     job_kind: Mapped[str] = mapped_column(Text)
     project_id: Mapped[str] = mapped_column(Identifier)
     queue: Mapped[str] = mapped_column(Text)
+    #: The gate that the unit must pass (`gates.py`); None for none.
+    gate: Mapped[str | None] = mapped_column(Identifier)
     #: The job's priority, negated: units go in ascending order of (rank, id), which one index serves.
     rank: Mapped[int] = mapped_column(default=0)
     #: Ids and ranges only.
@@ -133,6 +135,30 @@ def is_unfinished() -> ColumnElement[bool]:
     SQLite uses a partial index only for a condition that repeats the index's own.
     """
     return UnitRow.state.in_([literal_column(repr(state.value)) for state in UNFINISHED])
+
+
+class GateRow(Base):
+    """What units share that is outside of us, and how many of them it bears; see `gates.py`."""
+
+    __tablename__ = "gates"
+    __table_args__ = (
+        CheckConstraint("failures >= 0", name="failures"),
+        CheckConstraint("unit_limit >= 1", name="unit_limit"),
+        CheckConstraint("width >= 1", name="width"),
+    )
+
+    name: Mapped[str] = mapped_column(Identifier, primary_key=True)
+    #: How often in a row the gate was shut; sets how long it stays so the next time.
+    failures: Mapped[int] = mapped_column(default=0)
+    shut_until: Mapped[datetime | None]
+    #: Why it was shut; empty once a unit was served again.
+    reason: Mapped[str] = mapped_column(Text, default="")
+    #: Units at once, as somebody said …
+    limit: Mapped[int | None] = mapped_column("unit_limit")
+    #: … and as experience says.
+    width: Mapped[int | None]
+    #: Items a second of one unit, a moving average.
+    rate: Mapped[float | None]
 
 
 class ShareRow(Base):
@@ -168,3 +194,13 @@ class PulseRow(Base):
     details: Mapped[dict[str, Any]] = mapped_column(JsonText)
     started_at: Mapped[datetime] = mapped_column(insert_default=db_now())
     seen_at: Mapped[datetime] = mapped_column(insert_default=db_now())
+
+
+class HoldRow(Base):
+    """Something that must not be purged yet, and who needs it; see `holds.py`."""
+
+    __tablename__ = "holds"
+    __table_args__ = (Index("ix_holds_holder", "holder"),)
+
+    subject: Mapped[str] = mapped_column(Identifier, primary_key=True)
+    holder: Mapped[str] = mapped_column(Identifier, primary_key=True)

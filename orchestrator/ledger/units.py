@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, cast
 
 from sqlalchemy import CursorResult, func, select, update
@@ -34,6 +34,7 @@ def add(session: Session, job_id: str, units: Iterable[NewUnit]) -> int:
                 "job_kind": job.kind,
                 "project_id": job.project_id,
                 "queue": unit.queue.value,
+                "gate": unit.gate,
                 "rank": -job.priority,
                 "payload": dict(unit.payload),
                 "state": UnitState.READY.value,
@@ -41,8 +42,8 @@ def add(session: Session, job_id: str, units: Iterable[NewUnit]) -> int:
                 "max_attempts": unit.max_attempts,
                 "postponements": 0,
                 "not_before": created,
-                "done_count": 0,
-                "failed_count": 0,
+                "done_count": unit.done,
+                "failed_count": unit.failed,
                 "in_flight": 0,
                 "stale_writes": 0,
                 "created_at": created,
@@ -101,6 +102,21 @@ def cancel(session: Session, job_id: str, *, but: str | None = None) -> int:
     # PostgreSQL that began before does not see. The next does; and no attempt is left to add more.
     cancelled = _change(session, statement)
     return cancelled + _change(session, statement)
+
+
+def wake(session: Session, job_ids: Collection[str]) -> int:
+    """Let what the jobs have left to do go on at once, whatever it was waiting for; returns how many units.
+
+    A unit at work comes back at once if it ends as `Again`: it may not have seen what it is woken for.
+    """
+    waiting = (UnitRow.state == UnitState.READY) & (UnitRow.not_before > db_now())
+    return _change(
+        session,
+        update(UnitRow)
+        .where(UnitRow.job_id.in_(job_ids), is_unfinished())
+        .where(waiting | (UnitRow.state == UnitState.LEASED))
+        .values(not_before=db_now()),
+    )
 
 
 def retry(session: Session, job_id: str, *, unit_ids: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from orchestrator.storage.configured import blobs, open_blobs
 from orchestrator.storage.keys import check_key, content_key
+from orchestrator.storage.signed import get_signed, put_signed
 from orchestrator.storage.store import BlobInfo, Blobs
 
-__all__ = ["BlobInfo", "Blobs", "blobs", "check_key", "content_key", "open_blobs"]
+__all__ = ["BlobInfo", "Blobs", "blobs", "check_key", "content_key", "get_signed", "open_blobs", "put_signed"]

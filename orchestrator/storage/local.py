@@ -23,7 +23,8 @@ from orchestrator.storage import signing
 from orchestrator.storage.keys import check_key
 from orchestrator.storage.store import CHUNK, BlobInfo, Blobs
 
-#: Where blobs are written before they are renamed; keys cannot name it, listings do not show it.
+#: Where blobs are written before they are renamed; keys cannot name it, listings do not show it. It is in every
+#: folder that was ever written to, and stays: where it is not, the folder is away, most likely not mounted.
 PARTIAL = ".partial"
 #: Bytes that one read call takes: most images and rows fit.
 SMALL = 64 << 10
@@ -31,6 +32,8 @@ SMALL = 64 << 10
 
 class LocalBlobs(Blobs):
     """Blobs below `root`, which is created at the first write."""
+
+    is_local = True
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -54,22 +57,33 @@ class LocalBlobs(Blobs):
 
     def get(self, key: str) -> bytes:
         path = self._path(key)
-        with _failures(key):
+        with self._failures(key):
             return _read(path)
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes]:
-        return await asyncio.to_thread(lambda: [self.get(key) for key in keys])
+        return await asyncio.to_thread(self.get_together, keys)
 
-    def stream(self, key: str) -> Iterator[bytes]:
-        with _failures(key):
+    def get_together(self, keys: Sequence[str]) -> list[bytes]:
+        try:
+            return [_read(self._path(key)) for key in keys]
+        except OSError:
+            return [self.get(key) for key in keys]  # which says what is wrong
+
+    def stream(self, key: str, *, start: int = 0) -> Iterator[bytes]:
+        with self._failures(key):
             file = Path(self._path(key)).open("rb")  # noqa: SIM115  closed by the iterator
+            file.seek(start)
         return _chunks(file)
 
     def size(self, key: str) -> int:
         size = _size(self._path(key))
         if size is None:
-            raise BlobNotFound(f"no blob at {key}")
+            raise self._missing(key)
         return size
+
+    def exists(self, key: str) -> bool:
+        # Also asked of a folder that nobody has written to yet.
+        return _size(self._path(key)) is not None
 
     def delete_many(self, keys: Sequence[str]) -> None:
         for key in keys:
@@ -114,6 +128,23 @@ class LocalBlobs(Blobs):
                     path.unlink()
                     removed += 1
         return removed
+
+    def was_used(self) -> bool:
+        return (self.root / PARTIAL).is_dir()
+
+    @contextmanager
+    def _failures(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise self._missing(key) from error
+        except OSError as error:
+            raise _unavailable(key, error) from error
+
+    def _missing(self, key: str) -> BlobNotFound | Unavailable:
+        if self.was_used():
+            return BlobNotFound(f"no blob at {key}")
+        return Unavailable(f"the blob folder {self.root} is away, or empty: mount it")
 
     @contextmanager
     def _replacing(self, target: str) -> Iterator[BinaryIO]:
@@ -170,16 +201,6 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
     with file:
         while chunk := file.read(CHUNK):
             yield chunk
-
-
-@contextmanager
-def _failures(key: str) -> Iterator[None]:
-    try:
-        yield
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise BlobNotFound(f"no blob at {key}") from error
-    except OSError as error:
-        raise _unavailable(key, error) from error
 
 
 def _unavailable(key: str, error: OSError) -> Unavailable:

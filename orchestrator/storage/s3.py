@@ -82,9 +82,9 @@ class S3Blobs(Blobs):
             found = await obstore.get_async(self.store, check_key(key))
             return bytes(await found.bytes_async())
 
-    def stream(self, key: str) -> Iterator[bytes]:
+    def stream(self, key: str, *, start: int = 0) -> Iterator[bytes]:
         with _failures(key):
-            found = obstore.get(self.store, check_key(key))
+            found = obstore.get(self.store, check_key(key), options={"range": {"offset": start}} if start else None)
         return _chunks(found, key)
 
     def size(self, key: str) -> int:

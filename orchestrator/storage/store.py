@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,9 @@ class Blobs(ABC):
 
     Every method raises `InvalidRequest` for a malformed key and `Unavailable` when the store fails.
     """
+
+    #: Whether to read a blob costs no more than to read a file.
+    is_local = False
 
     def put_content(self, data: bytes, *, under: str = "") -> str:
         """Store `data` under the name of its SHA-256 and return the key; storing it twice is one blob.
@@ -66,9 +70,16 @@ class Blobs(ABC):
     async def get_many(self, keys: Sequence[str]) -> list[bytes]:
         """The blobs in the order of `keys`: the fast way to read many small ones."""
 
+    def get_together(self, keys: Sequence[str]) -> list[bytes]:
+        """`get_many` for whoever has no event loop."""
+        return asyncio.run(self.get_many(keys)) if keys else []
+
     @abstractmethod
-    def stream(self, key: str) -> Iterator[bytes]:
-        """The blob in chunks of about `CHUNK` bytes; a missing blob raises before the first."""
+    def stream(self, key: str, *, start: int = 0) -> Iterator[bytes]:
+        """The blob, from the byte `start` on, in chunks of about `CHUNK` bytes; a missing blob raises before the first.
+
+        `start` lies within the blob.
+        """
 
     @abstractmethod
     def size(self, key: str) -> int:
@@ -112,6 +123,10 @@ class Blobs(ABC):
         Raises:
             SignatureInvalid: altered, expired, for another method, or not one of ours to check.
         """
+
+    def was_used(self) -> bool:
+        """Whether anything was ever stored here; where that is known to be so, no means that the store is away."""
+        return True
 
     def remove_partial(self, older_than: timedelta = timedelta(days=1)) -> int:  # noqa: ARG002  stores differ
         """Remove what killed writers left half-written; return how many. Buckets do so by lifecycle rule."""

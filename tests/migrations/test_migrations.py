@@ -17,11 +17,10 @@ from sqlalchemy import Engine, inspect, text
 from orchestrator import schema
 from orchestrator.database import Base
 from orchestrator.database.engine import open_engine
-from tests.conftest import DATABASES
 from tests.support.processes import ROOT
 
 
-@pytest.fixture(params=DATABASES)
+@pytest.fixture(params=[pytest.param("sqlite"), pytest.param("postgres", marks=pytest.mark.services)])
 def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     """A database without any table; of each kind in turn."""
     if request.param == "sqlite":

@@ -104,6 +104,12 @@ def test_each_move_leaves_an_event_that_says_whence_whither_and_why() -> None:
     assert first.created_at <= second.created_at
 
 
+def test_an_event_keeps_the_details_of_its_move() -> None:
+    move(Light.GREEN, details={"lamp": 2, "watts": [40, 60]})
+    with reading() as session:
+        assert [event.details for event in events_of(session, "light")] == [None, {"lamp": 2, "watts": [40, 60]}]
+
+
 def test_only_terminal_states_have_an_end_and_leaving_one_takes_it_back() -> None:
     assert shown().finished_at is None
     move(Light.BROKEN)

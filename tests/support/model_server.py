@@ -1,4 +1,4 @@
-"""A scriptable Open Inference Protocol server: in a thread for tests, or `python tests/support/model_server.py`.
+"""A scriptable Open Inference Protocol server: in a thread for tests, or `python -m tests.support.model_server`.
 
 It reads and writes the protocol with code of its own, so that a misreading of ours shows.
 """
@@ -18,6 +18,8 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 import orjson
+
+from tests.support.listening import stop_listening
 
 Output = Literal["probabilities", "labels", "objects", "embedding"]
 
@@ -121,10 +123,9 @@ class ModelServer:
     async def close(self) -> None:
         """Stop to listen, and drop every connection."""
         if self.listening:
-            self.listening.close()
+            await stop_listening(self.listening)
         for transport in list(self.open):
             transport.abort()
-        await asyncio.sleep(0)
 
     def answer(self, path: str, headers: dict[str, str], body: bytes) -> Reply:
         """The answer to one request."""

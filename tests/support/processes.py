@@ -23,16 +23,17 @@ PATIENCE = 60.0
 
 
 def wait_until(condition: Callable[[], T], what: str, *, within: float = 30.0) -> T:
-    """The first true answer of `condition`; asks again every 20 ms.
+    """The first true answer of `condition`; asks again and again, and leaves most of a processor to what it waits for.
 
     Raises:
         TimeoutError: `what` did not come true `within` so many seconds.
     """
-    deadline = time.monotonic() + within
+    deadline = (asked := time.monotonic()) + within
     while not (answer := condition()):
-        if time.monotonic() > deadline:
+        if (answered := time.monotonic()) > deadline:
             raise TimeoutError(f"waited {within:g} s in vain: {what}")
-        time.sleep(0.02)
+        time.sleep(min(max(0.02, 4 * (answered - asked)), 0.5))
+        asked = time.monotonic()
     return answer
 
 
@@ -154,9 +155,15 @@ class Workers:
         beat.wait_ready(lambda: "beat: Starting" in beat.log.read_text(encoding="utf-8", errors="replace"))
         return beat
 
-    def celery(self, name: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Running:
-        """`celery -A workers.celery …` as a process called `name`."""
-        command = [sys.executable, "-m", "celery", "-A", "workers.celery", *arguments]
+    def celery(
+        self,
+        name: str,
+        *arguments: str,
+        app: str = "workers.celery",
+        environment: Mapping[str, str] | None = None,
+    ) -> Running:
+        """`celery -A workers.celery …`, or of another composition root, as a process called `name`."""
+        command = [sys.executable, "-m", "celery", "-A", app, *arguments]
         return self.run(name, command, environment=environment)
 
     def run(self, name: str, command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> Running:

