@@ -1,0 +1,52 @@
+"""Named selects on schedules and their occurrences."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, Select, exists, literal_column, or_, select
+from sqlalchemy.orm import aliased
+
+from orchestrator.ledger.tables import JobRow
+from orchestrator.schedules.models import OccurrenceState
+from orchestrator.schedules.tables import OccurrenceRow, ScheduleRow
+
+
+def due(now: datetime, but: Collection[str], limit: int) -> Select[str]:
+    """Schedules that have an instant to decide, the latest first, without those in `but`."""
+    come = select(ScheduleRow.id).where(ScheduleRow.next_due_at <= now, ScheduleRow.id.not_in(but))
+    return come.order_by(ScheduleRow.next_due_at).limit(limit)
+
+
+def released(but: Collection[str], limit: int) -> Select[str]:
+    """Schedules where an occurrence is queued, and nothing is at work any more."""
+    other = aliased(OccurrenceRow)
+    at_work = exists().where(other.schedule_id == OccurrenceRow.schedule_id, is_at_work(other))
+    free = select(OccurrenceRow.schedule_id).where(is_queued(), ~at_work)
+    running = free.join(ScheduleRow).where(ScheduleRow.paused.is_(False), ScheduleRow.id.not_in(but))
+    return running.distinct().limit(limit)
+
+
+def queued(schedule_id: str) -> Select[OccurrenceRow]:
+    """The schedule's occurrences that wait, oldest first."""
+    mine = select(OccurrenceRow).where(OccurrenceRow.schedule_id == schedule_id, is_queued())
+    return mine.order_by(OccurrenceRow.due_at)
+
+
+def instants(schedule_id: str, after: datetime, until: datetime) -> Select[datetime]:
+    """Instants after `after` and up to `until` that have an occurrence already."""
+    return select(OccurrenceRow.due_at).where(
+        OccurrenceRow.schedule_id == schedule_id, OccurrenceRow.due_at > after, OccurrenceRow.due_at <= until
+    )
+
+
+def is_queued() -> ColumnElement[bool]:
+    """Whether an occurrence waits, in the words of the index that finds those, which SQLite goes by."""
+    return OccurrenceRow.state == literal_column(repr(OccurrenceState.QUEUED.value))
+
+
+def is_at_work(occurrence: type[OccurrenceRow]) -> ColumnElement[bool]:
+    """Whether the job of an occurrence, or what submits it, has not ended."""
+    jobs = or_(JobRow.id == occurrence.emission_id, JobRow.id == occurrence.job_id)
+    return occurrence.is_open & exists().where(jobs, JobRow.closed_at.is_(None))
