@@ -1,6 +1,6 @@
 """The registry: projects, datasets, snapshots, datums, models and their endpoints."""
 
-from orchestrator.registry.catalog import get_model, list_models, register_model
+from orchestrator.registry.catalog import get_model, list_models, register_model, serve_model
 from orchestrator.registry.datasets import create_dataset, get_dataset, list_datasets
 from orchestrator.registry.importing import Limits, import_snapshot, sweep_unfinished_imports
 from orchestrator.registry.projects import create_project, get_project, list_projects
@@ -21,5 +21,6 @@ __all__ = [
     "list_projects",
     "list_snapshots",
     "register_model",
+    "serve_model",
     "sweep_unfinished_imports",
 ]

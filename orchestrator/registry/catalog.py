@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
+from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -35,35 +37,77 @@ def register_model(
         ProjectNotFound: no project has this id.
         Conflict: the project has this version of the model.
     """
-    check_name(name, "model")
-    check_name(version, "model version")
-    chosen = _check_actions(task_type, actions)
     endpoint = endpoint.model_copy(update={"url": _check_url(endpoint.url)})
-
-    def insert(session: Session) -> Model:
-        if session.get(ProjectRow, project_id) is None:
-            raise ProjectNotFound(f"no project has the id {project_id!r}")
-        row = ModelRow(
-            id=new_id(),
-            project_id=project_id,
-            name=name,
-            version=version,
-            task_type=task_type.value,
-            actions=[action.value for action in chosen],
-            config=endpoint.model_dump(mode="json"),
-        )
-        session.add(row)
-        session.flush()
-        return _model(row)
-
     try:
-        return transact(insert)
+        return transact(add_model, project_id, name, task_type, endpoint, version, actions)
     except IntegrityError as error:
         taken = get_model(name, project_id=project_id, version=version)
         raise Conflict(
             f"model {name!r} version {version!r} already exists in this project with id {taken.id}: "
             "register another version"
         ) from error
+
+
+def add_model(
+    session: Session,
+    project_id: str,
+    name: str,
+    task_type: TaskType,
+    endpoint: Endpoint,
+    version: str = "1",
+    actions: Sequence[InferenceAction] | None = None,
+) -> Model:
+    """As `register_model`, in the caller's transaction; `endpoint` may be without a URL until `serve_model` gives one.
+
+    Raises:
+        InvalidRequest, ForbiddenAddress, ProjectNotFound: as `register_model`.
+        IntegrityError: the project has this version of the model.
+    """
+    check_name(name, "model")
+    check_name(version, "model version")
+    chosen = _check_actions(task_type, actions)
+    if endpoint.url:
+        _check_url(endpoint.url)
+    if session.get(ProjectRow, project_id) is None:
+        raise ProjectNotFound(f"no project has the id {project_id!r}")
+    row = ModelRow(
+        id=new_id(),
+        project_id=project_id,
+        name=name,
+        version=version,
+        task_type=task_type.value,
+        actions=[action.value for action in chosen],
+        config=endpoint.model_dump(mode="json"),
+    )
+    session.add(row)
+    session.flush()
+    return _model(row)
+
+
+def serve_model(model_id: str, url: str, **changes: Any) -> Model:
+    """Say which server answers for a model from now on; `changes` are other fields of its endpoint.
+
+    Raises:
+        ModelNotFound: no model has this id.
+        InvalidRequest: the URL is none, or a change is wrong.
+        ForbiddenAddress: the address is one that workers must not call.
+    """
+    checked = _check_url(url)
+
+    def change(session: Session) -> Model:
+        row = session.get(ModelRow, model_id, with_for_update=True)
+        if row is None:
+            raise ModelNotFound(f"no model {model_id!r}")
+        try:
+            endpoint = Endpoint.model_validate({**row.config, **changes, "url": checked})
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+            raise InvalidRequest(wrong) from error
+        row.config = endpoint.model_dump(mode="json")
+        session.flush()
+        return _model(row)
+
+    return transact(change)
 
 
 def get_model(id_or_name: str, *, project_id: str | None = None, version: str | None = None) -> Model:

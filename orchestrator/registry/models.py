@@ -57,12 +57,27 @@ class OutputCodec(StrEnum):
     EMBEDDING = "embedding"  #: one vector per item
 
 
+#: What a task takes and gives, unless somebody says otherwise.
+USUAL_INPUT: dict[TaskType, InputCodec] = {
+    task_type: InputCodec.TEXT if task_type is TaskType.TEXT_EMBEDDING else InputCodec.IMAGE_BASE64
+    for task_type in TaskType
+}
+USUAL_OUTPUT: dict[TaskType, OutputCodec] = {
+    TaskType.IMAGE_CLASSIFICATION: OutputCodec.CLASSIFICATION,
+    TaskType.IMAGE_EMBEDDING: OutputCodec.EMBEDDING,
+    TaskType.IMAGE_SEGMENTATION: OutputCodec.OBJECTS,
+    TaskType.OBJECT_DETECTION: OutputCodec.OBJECTS,
+    TaskType.ORIENTED_OBJECT_DETECTION: OutputCodec.OBJECTS,
+    TaskType.TEXT_EMBEDDING: OutputCodec.EMBEDDING,
+}
+
+
 class Endpoint(BaseModel):
     """Where a model answers and how to talk to it."""
 
     model_config = ConfigDict(protected_namespaces=(), extra="forbid")
 
-    #: Base URL of the server, without `/v2`.
+    #: Base URL of the server, without `/v2`; empty for a model that no server answers for yet.
     url: str
     protocol: Literal["oip-v2"] = "oip-v2"
     #: The model's name and version on the server.
@@ -75,11 +90,12 @@ class Endpoint(BaseModel):
     output_name: str | None = None
     #: Class names by index, for servers that return probabilities without labels.
     labels: list[str] | None = None
-    #: Limits that each worker process keeps; None lets it find what the server bears.
+    #: Limits over all worker processes together (each by itself, where no Redis coordinates them); None lets the
+    #: workers find what the server bears.
     max_concurrency: int | None = Field(None, ge=1)
     requests_per_second: float | None = Field(None, gt=0)
-    #: Seconds until a request counts as timed out.
-    timeout: float = Field(30.0, gt=0)
+    #: Seconds until a request counts as timed out; far below the time for which a worker may hold a message.
+    timeout: float = Field(30.0, gt=0, le=120)
 
 
 class Project(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -27,12 +27,14 @@ from orchestrator.registry.importing.paths import (
     ANNOTATIONS_LINES,
     ANNOTATIONS_LIST,
     CONTROL_FILES,
+    IGNORED_FILES,
     METADATA_LINES,
 )
 from orchestrator.registry.importing.sources import open_source, stem
 from orchestrator.registry.importing.spool import Spool, SpooledDatum
 from orchestrator.registry.models import Snapshot
 from orchestrator.registry.names import LONGEST_NAME, check_name
+from orchestrator.registry.presence import require_store
 from orchestrator.registry.snapshots import get_snapshot
 from orchestrator.registry.tables import DatumRow, ImportBlobRow, SnapshotRow, SnapshotSplitRow
 
@@ -54,18 +56,21 @@ def import_snapshot(
     """Make a snapshot of a folder, or of a `.zip`, `.tar`, `.tar.gz` or `.tgz` file, in bounded memory.
 
     `annotations.jsonl` (or `annotations.json`) and `metadata.jsonl` at the root describe the other
-    files; without them every file is a datum without annotations. A datum's split is what its line
-    says, else its first folder where that is train, test, val or validation, else `default`. Nobody
-    sees the snapshot before it is complete. Without a `name` it is called after the source.
+    files; without them every file is a datum without annotations. What else an export has at its
+    root is passed over. A datum's split is what its line says, else its first folder where that is
+    train, test, val or validation, else `default`. Nobody sees the snapshot before it is complete.
+    Without a `name` it is called after the source.
 
     Raises:
         BadArchive: the source is refused, with the member and the line; nothing was kept.
         DatasetNotFound: no dataset has this id.
         Conflict: the dataset has a snapshot of this name, or the import was cleared away because
             this process stood still for longer than the lease.
+        Unavailable: the blobs cannot be stored, such as on a disk that is full or not mounted; nothing was kept.
     """
     limits = limits or Limits()
     get_dataset(dataset_id)
+    require_store()
     sweep_unfinished_imports()
     with _readable():
         opened = open_source(source, limits)
@@ -111,6 +116,8 @@ def _take_in(source: Source, intake: Intake, limits: Limits) -> set[str]:
                 raise BadArchive(f"{member.path} is there twice", member=member.path)
             seen.add(member.path)
             _take_lines(member, intake.spool, limits)
+        elif member.path in IGNORED_FILES:
+            deque(member.chunks, maxlen=0)
         else:
             intake.take(member)
     intake.flush()

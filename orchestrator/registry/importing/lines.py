@@ -88,13 +88,13 @@ def _parse(member: str, number: int, text: bytes) -> dict[str, Any]:
         raise bad(member, number, f"not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise bad(member, number, "not a JSON object")
-    reason = _unstorable(value)
+    reason = unstorable(value)
     if reason:
         raise bad(member, number, reason)
     return value
 
 
-def _unstorable(value: Any, depth: int = 1) -> str | None:
+def unstorable(value: Any, depth: int = 1) -> str | None:
     """Why a database would refuse the value, if it would."""
     if isinstance(value, str):
         return "a text holds a NUL character" if "\0" in value else None
@@ -103,7 +103,7 @@ def _unstorable(value: Any, depth: int = 1) -> str | None:
     if depth > DEEPEST:
         return f"nested more than {DEEPEST} deep"
     parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value
-    return next((reason for part in parts if (reason := _unstorable(part, depth + 1))), None)
+    return next((reason for part in parts if (reason := unstorable(part, depth + 1))), None)
 
 
 def _elements(member: str, chunks: Iterable[bytes], longest: int) -> Iterator[str]:

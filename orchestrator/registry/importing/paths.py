@@ -19,6 +19,8 @@ ANNOTATIONS_LINES = "annotations.jsonl"
 ANNOTATIONS_LIST = "annotations.json"
 METADATA_LINES = "metadata.jsonl"
 CONTROL_FILES = frozenset({ANNOTATIONS_LINES, ANNOTATIONS_LIST, METADATA_LINES})
+#: Files at the root that an export adds, which say nothing that a snapshot keeps.
+IGNORED_FILES = frozenset({"inferences.jsonl", "manifest.jsonl"})
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 _LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})

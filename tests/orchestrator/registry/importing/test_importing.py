@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import Conflict, DatasetNotFound, InvalidRequest, SnapshotNotFound, SplitNotFound
+from orchestrator.errors import Conflict, DatasetNotFound, InvalidRequest, SnapshotNotFound, SplitNotFound, Unavailable
 from orchestrator.registry import get_snapshot, import_snapshot, list_datums, list_snapshots
 from orchestrator.storage import blobs
 from tests.orchestrator.registry.importing.builders import lines, what_is_kept, write
@@ -146,3 +146,15 @@ def test_a_name_is_used_once_in_a_dataset(dataset_id: str, tmp_path: Path) -> No
 def test_an_unknown_dataset_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     with pytest.raises(DatasetNotFound):
         import_snapshot("nowhere", tmp_path / "missing.zip")
+
+
+def test_nothing_is_imported_into_a_blob_folder_that_is_not_mounted(
+    dataset_id: str, tmp_path: Path, home: Path
+) -> None:
+    source = write(tmp_path, "folder", {"a.txt": b"a"})
+    import_snapshot(dataset_id, source)
+    (home / "blobs").rename(home / "elsewhere")
+    (home / "blobs").mkdir()  # the mount point
+    with pytest.raises(Unavailable, match="mount it"):
+        import_snapshot(dataset_id, source)
+    assert not list((home / "blobs").iterdir())

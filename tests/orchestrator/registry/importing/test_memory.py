@@ -1,4 +1,4 @@
-"""A hundred times the files need no more memory."""
+"""Many times the files need no more memory."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import pytest
 
 from orchestrator.registry import create_dataset, create_project
 
-#: Growth from 1,000 to 100,000 files, in MiB. A list of the paths alone would take more.
-ALLOWED = 16
+FEW = 1_000
 #: Few contents: making 100,000 blobs takes time and proves nothing more.
 CONTENTS = 100
 
@@ -64,15 +63,19 @@ def labels(count: int) -> str:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a program's peak")
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("make", [make_zip, make_tar])
-def test_100_000_files_need_no_more_memory_than_1_000(make: object, database: object, tmp_path: Path) -> None:
+# What may be allocated more, in MiB. A list of the paths alone would take more than that.
+@pytest.mark.parametrize("many, allowed", [(20_000, 6), pytest.param(100_000, 16, marks=pytest.mark.chaos)])
+def test_many_files_need_no_more_memory_than_1_000(
+    make: object, database: object, many: int, allowed: int, tmp_path: Path
+) -> None:
     assert callable(make)
     dataset = create_dataset(create_project("project").id, "dataset")
     peaks = []
-    for count in (1_000, 100_000):
+    for count in (FEW, many):
         suffix = "zip" if make is make_zip else "tar"
         source = make(tmp_path / f"{count}.{suffix}", count)
         answer = subprocess.run([sys.executable, "-c", MEASURE, dataset.id, source], check=True, stdout=subprocess.PIPE)
         imported, peak = map(int, answer.stdout.split())
         assert imported == count
         peaks.append(peak)
-    assert peaks[1] - peaks[0] < ALLOWED, peaks
+    assert peaks[1] - peaks[0] < allowed, peaks

@@ -1,0 +1,1 @@
+"""Retention: policies, and the tasks that delete what is older than a policy allows."""

@@ -1,0 +1,33 @@
+"""Texts that callers name things by, checked before a database sees them."""
+
+from __future__ import annotations
+
+from orchestrator.database import storable
+from orchestrator.errors import InvalidRequest
+
+#: Characters of a column that holds an id, a key or a source.
+LONGEST = 255
+
+
+def checked_text(name: str, text: str, *, longest: int | None = LONGEST) -> str:
+    """`text`, if a database can store and find it.
+
+    Raises:
+        InvalidRequest: it is longer than `longest` characters, or holds NUL or half a character.
+    """
+    if storable(text) != text:
+        raise InvalidRequest(f"{name}: {text[:80]!r} holds characters that cannot be stored: leave out NUL")
+    if longest is not None and len(text) > longest:
+        raise InvalidRequest(f"{name}: {text[:80]!r}… has {len(text)} characters: {longest} at most are allowed")
+    return text
+
+
+def checked_id(name: str, text: str) -> str:
+    """`text`, if it can name something.
+
+    Raises:
+        InvalidRequest: it is empty, too long, or holds characters that cannot be stored.
+    """
+    if not text:
+        raise InvalidRequest(f"{name} is empty: give it a name")
+    return checked_text(name, text)

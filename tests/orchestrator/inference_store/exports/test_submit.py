@@ -1,0 +1,45 @@
+"""Exports that a message or a schedule asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import InvalidRequest, ModelNotFound
+from orchestrator.inference_store.export_task import get_export_details
+from orchestrator.inference_store.exports.models import ArchiveFormat
+from orchestrator.inference_store.exports.submit import submit_message
+from tests.support.exports import register
+
+pytestmark = pytest.mark.usefixtures("database")
+
+
+def test_a_message_is_one_export_however_often_it_comes() -> None:
+    spec = {
+        "model_id": register().model_id,
+        "request": {"include_custom_metadata": True, "filters": {"inference_action_filter": "predict"}},
+        "archive_format": "coco",
+    }
+    task_id = submit_message(spec, {"request_id": "again", "priority": 1})
+    assert submit_message(spec, {"request_id": "again"}) == task_id
+    assert get_export_details(task_id).archive_format is ArchiveFormat.COCO
+
+
+@pytest.mark.parametrize(
+    "spec, says",
+    [
+        ({}, "model_id: Field required"),
+        ({"model_id": "m", "formt": "coco"}, "formt: Extra inputs"),
+        ({"model_id": "m", "archive_format": "rar"}, "archive_format"),
+        ({"model_id": "m", "request": {"include_inference_ids": 3}}, "request.include_inference_ids"),
+    ],
+)
+def test_a_message_that_cannot_be_understood_is_refused_with_the_field(spec: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidRequest, match=says):
+        submit_message(spec, {})
+
+
+def test_a_message_about_a_model_that_is_not_registered_is_refused() -> None:
+    with pytest.raises(ModelNotFound):
+        submit_message({"model_id": "nobody's"}, {})
