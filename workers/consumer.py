@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
+from celery import bootsteps
 from celery.exceptions import InvalidTaskError
 from celery.worker import consumer
 from kombu import Message
@@ -18,6 +20,9 @@ from orchestrator.queues import QueueName
 
 log = structlog.get_logger(__name__)
 
+#: Seconds between two signs that the event loop goes round.
+ROUND = 1.0
+
 
 class Consumer(consumer.Consumer):  # type: ignore[misc]  # Celery ships no types
     """Celery's own, told by the setting `worker_consumer`.
@@ -26,11 +31,29 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # Celery ships no type
     sender who waits for a job, and is kept as a rejection that says why.
     """
 
+    #: Called by the event loop every `ROUND` seconds, as long as it goes round with a broker connection.
+    on_round: Callable[[], None] = staticmethod(lambda: None)
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        """Celery's own, at each connection anew; the loop forgets its timers when it loses one."""
+        super().register_with_event_loop(hub)
+        self.on_round()
+        hub.call_repeatedly(ROUND, self.go_round)
+
+    def go_round(self) -> None:
+        """Whatever `on_round` is by now: the timer begins before the worker is ready."""
+        self.on_round()
+
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Message], None]:
         """Celery's handler for each message, behind a check of its form."""
         receive = super().create_task_handler(*args, **kwargs)
+        connection = self.connection
 
         def on_task_received(message: Message) -> None:
+            # Of this message alone, which Celery hands on with its task.
+            own: Any = message
+            own.ack_log_error = partial(self.settle, connection, message.ack)
+            own.reject_log_error = partial(self.settle, connection, message.reject)
             try:
                 check_form(message)
                 receive(message)
@@ -46,6 +69,19 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # Celery ships no type
                 self.on_invalid_task(None, message, InvalidTaskError(f"a header is malformed: {error!r}"))
 
         return on_task_received
+
+    def settle(self, connection: Any, act: Callable[..., None], _: Any, errors: Any, *args: Any, **kwargs: Any) -> None:
+        """Acknowledge or reject a message that came over this connection; when that fails, connect again.
+
+        Celery's own logs the error and goes on. The message then keeps its place among those at hand, and a
+        worker whose places are all kept takes no other message, for ever.
+        """
+        try:
+            act(*args, **kwargs)
+        except errors as error:
+            if self.connection is connection and self.blueprint.state == bootsteps.RUN:
+                raise
+            log.warning("message_not_settled", error=str(error))
 
     def on_decode_error(self, message: Message, exc: Exception) -> None:
         """The body is not what its content type says."""

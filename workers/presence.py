@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,11 +21,14 @@ INTERVAL = 10.0
 _stop = threading.Event()
 
 
-def start(hostname: str, queues: Sequence[str]) -> None:
-    """Announce this worker, again and again, until `stop`."""
+def start(hostname: str, queues: Sequence[str], report: Callable[[], Mapping[str, object]] = dict) -> None:
+    """Announce this worker, with what `report` says of it by then, again and again, until `stop`."""
     _stop.clear()
     details = {"pid": os.getpid(), "queues": list(queues)}
-    threading.Thread(target=_announce, args=(f"worker:{hostname}", details), daemon=True, name="presence").start()
+    announcer = threading.Thread(
+        target=_announce, args=(f"worker:{hostname}", details, report), daemon=True, name="presence"
+    )
+    announcer.start()
 
 
 def stop() -> None:
@@ -33,11 +36,11 @@ def stop() -> None:
     _stop.set()
 
 
-def _announce(name: str, details: dict[str, object]) -> None:
+def _announce(name: str, details: dict[str, object], report: Callable[[], Mapping[str, object]]) -> None:
     while True:
         try:
             # The worker's own clock, beside the database's: `orchestrator doctor` compares them.
-            transact(pulses.beat, name, {**details, "clock": clock.now().isoformat()})
+            transact(pulses.beat, name, {**details, **report(), "clock": clock.now().isoformat()})
         except SQLAlchemyError as error:
             log.warning("presence_not_written", error=str(error))
         if _stop.wait(INTERVAL):

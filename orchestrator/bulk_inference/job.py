@@ -24,6 +24,7 @@ from orchestrator.bulk_inference.submit import check_options, submit
 from orchestrator.bulk_inference.tables import BulkInferenceJobRow, FailureRow
 from orchestrator.database import reading, transact
 from orchestrator.errors import Conflict, InvalidRequest, JobNotFound
+from orchestrator.inference_store import indexing
 from orchestrator.ledger.tables import JobRow
 
 #: How many jobs a listing returns unless told otherwise.
@@ -279,6 +280,7 @@ def _retry(session: Session, job_id: str) -> None:
     if not LIFECYCLE.move(session, job_id, ProgressState.RUNNING, reason=f"retrying {again} units"):
         raise Conflict(f"Job {job_id} is being retried already")
     set_columns(session, job_id, reason="", evaluation=None)
+    indexing.suspend(session, job_id)
     if again == 0:
         ledger.finish_if_drained(session, job_id)  # what failed was the finish, such as its evaluation
 
@@ -319,6 +321,7 @@ def _as_jobs(session: Session, rows: Sequence[BulkInferenceJobRow]) -> list[Bulk
 def _as_details(session: Session, row: BulkInferenceJobRow) -> JobDetails:
     progress = ledger.progress(session, row.id)
     job = session.get_one(JobRow, row.id)
+    gate = None if row.state in TERMINAL else ledger.gates.find(session, row.model_id)
     return JobDetails(
         job_id=row.id,
         status=ProgressState(row.state),
@@ -341,7 +344,8 @@ def _as_details(session: Session, row: BulkInferenceJobRow) -> JobDetails:
         expected_total=row.expected_total,
         in_flight=progress.in_flight,
         units=dict(progress.units),
-        reason=row.reason,
+        # None of its units may have met the endpoint that another job's found to be away.
+        reason=row.reason or (gate.reason if gate else ""),
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,

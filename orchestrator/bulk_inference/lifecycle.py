@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from orchestrator import ledger
 from orchestrator.bulk_inference.models import ProgressState as State
 from orchestrator.bulk_inference.tables import BulkInferenceJobRow
+from orchestrator.inference_store import indexing
 from orchestrator.transitions import Lifecycle
 
 TERMINAL = frozenset({State.SUCCEEDED, State.FAILED, State.ABORTED})
@@ -43,6 +44,8 @@ def end(session: Session, job_id: str, state: State, *, reason: str = "", by: st
     set_columns(session, job_id, reason=reason)
     ledger.cancel(session, job_id, but=by)
     ledger.close(session, job_id)
+    # After the cancel, which waits for whoever still writes results.
+    indexing.schedule(session, job_id)
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import islice
 
@@ -13,16 +14,22 @@ from orchestrator.bulk_inference.lifecycle import LIFECYCLE, set_columns
 from orchestrator.bulk_inference.models import ProgressState
 from orchestrator.bulk_inference.tables import BulkInferenceJobRow
 from orchestrator.database import db_now, reading, transact
-from orchestrator.ledger import Done, Lease, NewUnit, Outcome
+from orchestrator.ledger import Done, Lease, NewUnit, Outcome, Split
 from orchestrator.queues import QueueName
-from orchestrator.registry.tables import SnapshotSplitRow
+from orchestrator.registry.tables import ModelRow, SnapshotSplitRow
 
 #: A job is cut into about this many units, so that all workers have some to the end …
 UNITS = 16
-#: … but a unit is worth its overhead, and its attempt's resumption stays cheap.
+#: … but a unit is worth its overhead, and not so large that only one worker has something to do.
 SMALLEST, LARGEST = 64, 8192
+#: Seconds that a unit should take at least, and at most, once it is known how fast the model's units go.
+SHORTEST, LONGEST = 0.25, 5.0
+#: A unit's datums, whatever the rate: what an attempt that was killed leaves must be found again.
+MOST = 65_536
 #: Units written in one transaction.
 PAGE = 500
+#: Datums of a job that is planned as it is submitted, at most.
+AT_ONCE = SMALLEST
 
 
 def plan(lease: Lease) -> Outcome:
@@ -33,25 +40,80 @@ def plan(lease: Lease) -> Outcome:
     with reading() as session:
         job = session.get_one(BulkInferenceJobRow, lease.job_id)
         split = session.get_one(SnapshotSplitRow, (job.snapshot_id, job.split))
+        gate = ledger.gates.find(session, job.model_id)
+        limit = session.get_one(ModelRow, job.model_id).config.get("max_concurrency")
     total = split.annotated_count if job.evaluate_metrics else split.datum_count
-    transact(_begin, lease, total)
-    size = unit_size(total, job.batch_size)
+    if limit is not None or gate is not None:
+        # More units than requests at once would only wait for each other, and keep workers from other work.
+        transact(_limit, lease, job.model_id, limit)
+    # Units of an attempt that was killed are found again by their ranges: the rate may have been learnt meanwhile.
+    size = lease.payload.get("size") or unit_size(total, job.batch_size, gate.rate if gate else None)
     ranges = _annotated_ranges(job, size) if job.evaluate_metrics else ranges_of(total, size)
-    while page := [infer_unit(low, high) for low, high in islice(ranges, PAGE)]:
+    units = (infer_unit(job.model_id, low, high) for low, high in ranges)
+    page = list(islice(units, PAGE))
+    if len(page) < PAGE:
+        transact(_write_all, lease, total, size, page)
+        return Done()
+    transact(_begin, lease, total, size)
+    while page:
         transact(_add, lease, page)
+        page = list(islice(units, PAGE))
     transact(_set_running, lease)
     return Done()
 
 
-def unit_size(total: int, batch_size: int) -> int:
-    """Datums in a unit: a multiple of the batch size."""
-    wanted = max(SMALLEST, min(LARGEST, -(-total // UNITS)))
+def plan_at_once(session: Session, model: ModelRow, total: int, batch_size: int) -> NewUnit | None:
+    """The only unit of a small job, in the transaction that submits it; None if the job needs more than one.
+
+    Planning it in a unit of its own would take as long as all the rest of the way to its first result.
+    """
+    gate = ledger.gates.find(session, model.id)
+    if not 0 < total <= AT_ONCE or total > unit_size(total, batch_size, gate.rate if gate else None):
+        return None
+    limit = model.config.get("max_concurrency")
+    if limit is not None or gate is not None:
+        ledger.gates.limit(session, model.id, limit)
+    return infer_unit(model.id, 0, total)
+
+
+def run_at_once(session: Session, job_id: str, total: int) -> None:
+    """Set a job running that was planned at once."""
+    set_columns(session, job_id, expected_total=total)
+    LIFECYCLE.move(session, job_id, ProgressState.IN_PROGRESS, started_at=db_now())
+    LIFECYCLE.move(session, job_id, ProgressState.RUNNING)
+
+
+def unit_size(total: int, batch_size: int, rate: float | None = None) -> int:
+    """Datums in a unit, a multiple of the batch size; `rate` is what a unit of the model does in a second."""
+    fair = -(-total // UNITS)
+    if rate is None:
+        wanted = max(SMALLEST, min(LARGEST, fair))
+    else:
+        wanted = max(1, min(MOST, max(math.ceil(rate * SHORTEST), min(math.ceil(rate * LONGEST), fair))))
     return -(-wanted // batch_size) * batch_size
 
 
-def infer_unit(low: int, high: int) -> NewUnit:
-    """The unit that infers on the ordinals from `low` up to but not including `high`."""
-    return NewUnit("bulk_inference.infer", f"datums {low}-{high}", QueueName.INFERENCE, {"low": low, "high": high})
+def cut_again(lease: Lease, job: BulkInferenceJobRow, position: int, rate: float) -> Split:
+    """End the unit before the ordinal `position`, and make units of the measured size of what lies behind it.
+
+    Units were cut before anybody knew how fast the model is. One whose time is up says how fast.
+    """
+    low, high = lease.payload["low"], lease.payload["high"]
+    size = unit_size((high - position) * UNITS, job.batch_size, rate)
+    rest = [
+        infer_unit(job.model_id, position + start, position + end, rest=True)
+        for start, end in ranges_of(high - position, size)
+    ]
+    return Split({**lease.payload, "low": low, "high": position}, rest)
+
+
+def infer_unit(model_id: str, low: int, high: int, *, rest: bool = False) -> NewUnit:
+    """The unit that infers on the ordinals from `low` up to but not including `high`.
+
+    `rest` says that another unit had them before.
+    """
+    payload = {"low": low, "high": high, **({"rest": True} if rest else {})}
+    return NewUnit("bulk_inference.infer", f"datums {low}-{high}", QueueName.INFERENCE, payload, gate=model_id)
 
 
 def ranges_of(total: int, size: int) -> Iterator[tuple[int, int]]:
@@ -71,8 +133,19 @@ def _annotated_ranges(job: BulkInferenceJobRow, size: int) -> Iterator[tuple[int
         last = found[-1]
 
 
-def _begin(session: Session, lease: Lease, total: int) -> None:
+def _limit(session: Session, lease: Lease, model_id: str, units: int | None) -> None:
     ledger.check(session, lease)
+    ledger.gates.limit(session, model_id, units)
+
+
+def _write_all(session: Session, lease: Lease, total: int, size: int, page: list[NewUnit]) -> None:
+    _begin(session, lease, total, size)
+    _add(session, lease, page)
+    _set_running(session, lease)
+
+
+def _begin(session: Session, lease: Lease, total: int, size: int) -> None:
+    ledger.note(session, lease, size=size)
     set_columns(session, lease.job_id, expected_total=total)
     LIFECYCLE.move(session, lease.job_id, ProgressState.IN_PROGRESS, started_at=db_now())
 

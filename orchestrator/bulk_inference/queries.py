@@ -27,13 +27,30 @@ def datums(job: BulkInferenceJobRow, low: int, high: int) -> Select[int, str, st
 
 def settled(job_id: str, low: int, high: int) -> Any:
     """The ordinals with `low <= ordinal < high` that have a result or a failure already."""
-    inferred = select(InferenceRow.ordinal).where(
+    return union_all(inferred(job_id, low, high), failed(job_id, low, high))
+
+
+def inferred(job_id: str, low: int, high: int) -> Select[Any]:
+    """The ordinals with `low <= ordinal < high` that have a result."""
+    return select(InferenceRow.ordinal).where(
         InferenceRow.bulk_inference_job_id == job_id, InferenceRow.ordinal >= low, InferenceRow.ordinal < high
     )
-    failed = select(FailureRow.ordinal).where(
+
+
+def failed(job_id: str, low: int, high: int) -> Select[int]:
+    """The ordinals with `low <= ordinal < high` that have a failure."""
+    return select(FailureRow.ordinal).where(
         FailureRow.job_id == job_id, FailureRow.ordinal >= low, FailureRow.ordinal < high
     )
-    return union_all(inferred, failed)
+
+
+def pieces(job_id: str, prefix: str) -> Select[int]:
+    """How many of the job's units have a key that begins so."""
+    return (
+        select(func.count())
+        .select_from(UnitRow)
+        .where(UnitRow.job_id == job_id, UnitRow.key.startswith(prefix, autoescape=True))
+    )
 
 
 def annotated_after(snapshot_id: str, split: str, ordinal: int, limit: int) -> Select[int]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from orchestrator import ledger
+from orchestrator import ledger, meters
 from orchestrator.bulk_inference.lifecycle import LIFECYCLE, TERMINAL, end
 from orchestrator.bulk_inference.models import ProgressState
 from orchestrator.bulk_inference.tables import BulkInferenceJobRow, FailureRow
-from orchestrator.database import db_now, insert_ignoring, transact
+from orchestrator.database import db_now, insert_ignoring, insert_rows, transact
 from orchestrator.inference_store.tables import InferenceRow
 from orchestrator.ledger import Lease
 
@@ -42,11 +46,12 @@ class FailedResult(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What a flush found: how many rows were new, and whether the job wants the unit to pause."""
+    """What a flush found: how many rows were new, and whether the unit should go on."""
 
     stored: int
     failed: int
     paused: bool
+    gives_way: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,12 @@ class Target:
     action: str
 
 
+#: Columns in which a job's results differ, in the order of `insert_results`.
+COLUMNS = ("inference_id", "data", "data_hash", "data_storage_key", "datum_id", "ordinal")
+
+Insert = Callable[[Session, str, Target, Sequence[StoredResult], datetime], int]
+
+
 def record(
     lease: Lease,
     target: Target,
@@ -64,15 +75,26 @@ def record(
     failures: Sequence[FailedResult] = (),
     *,
     in_flight: int = 0,
+    may_yield: bool = False,
 ) -> Recorded:
     """Store results and failures, and add those that are new to the unit's counters.
+
+    With `may_yield` it is also asked whether another project waits that should have the worker.
 
     One transaction, which first makes sure that the lease still holds.
 
     Raises:
         LeaseLost: the unit belongs to another attempt now, or was cancelled; nothing was written.
     """
-    return transact(_record, lease, target, results, failures, in_flight)
+    work = lease, target, results, failures, in_flight, may_yield
+    try:
+        recorded = transact(_record, *work, insert_results)
+    except IntegrityError:
+        # Under the lease nobody else writes these rows, and what was written before is not inferred again.
+        # Should there be any all the same, they stay as they are.
+        recorded = transact(_record, *work, insert_missing_results)
+    meters.count_datums(target.model_id, {"stored": recorded.stored, "failed": recorded.failed})
+    return recorded
 
 
 def _record(
@@ -82,14 +104,17 @@ def _record(
     results: Sequence[StoredResult],
     failures: Sequence[FailedResult],
     in_flight: int,
+    may_yield: bool,
+    insert: Insert,
 ) -> Recorded:
-    ledger.check(session, lease)
-    stored = insert_ignoring(session, InferenceRow, _result_rows(session, lease.job_id, target, results))
+    now = ledger.check(session, lease)
+    stored = insert(session, lease.job_id, target, results, now)
     failed = insert_ignoring(session, FailureRow, failure_rows(session, lease.job_id, failures))
     ledger.hold(session, lease, done=stored, failed=failed, in_flight=in_flight)
     if failed:
         LIFECYCLE.move(session, lease.job_id, ProgressState.RUNNING_FAILED)
-    return Recorded(stored, failed, ledger.is_paused(session, lease))
+    gives_way = may_yield and ledger.gives_way(session, lease)
+    return Recorded(stored, failed, ledger.is_paused(session, lease), gives_way)
 
 
 def fail_job(lease: Lease, reason: str) -> None:
@@ -140,25 +165,51 @@ def failure_rows(session: Session, job_id: str, failures: Sequence[FailedResult]
     return [{"job_id": job_id, "created_at": created, **failure._asdict()} for failure in failures]
 
 
-def _result_rows(
-    session: Session, job_id: str, target: Target, results: Sequence[StoredResult]
-) -> list[dict[str, object]]:
-    if not results:
-        return []
-    created = session.scalar(select(db_now()))
-    return [
-        {
+def insert_results(
+    session: Session, job_id: str, target: Target, results: Sequence[StoredResult], now: datetime
+) -> int:
+    """Insert results none of which exists; returns how many.
+
+    Raises:
+        IntegrityError: one exists.
+    """
+    for version, group in groupby(results, key=attrgetter("version")):
+        shared: dict[str, str | datetime] = {
             "model_id": target.model_id,
-            "inference_id": inference_id(job_id, result.ordinal),
-            "created_at": created,
+            "created_at": now,
             "inference_action": target.action,
-            "version": result.version,
-            "data": result.data,
-            "data_hash": result.sha256,
-            "data_storage_key": result.storage_key,
+            "version": version,
             "bulk_inference_job_id": job_id,
-            "datum_id": result.datum_id,
-            "ordinal": result.ordinal,
         }
-        for result in results
-    ]
+        rows = [
+            (inference_id(job_id, ordinal), data, sha256, storage_key, datum_id, str(ordinal))
+            for ordinal, datum_id, sha256, storage_key, data, _ in group
+        ]
+        insert_rows(session, InferenceRow, shared, COLUMNS, rows)
+    return len(results)
+
+
+def insert_missing_results(
+    session: Session, job_id: str, target: Target, results: Sequence[StoredResult], now: datetime
+) -> int:
+    """Insert the results that do not exist; returns how many."""
+    return insert_ignoring(
+        session,
+        InferenceRow,
+        [
+            {
+                "model_id": target.model_id,
+                "inference_id": inference_id(job_id, result.ordinal),
+                "created_at": now,
+                "inference_action": target.action,
+                "version": result.version,
+                "data": result.data,
+                "data_hash": result.sha256,
+                "data_storage_key": result.storage_key,
+                "bulk_inference_job_id": job_id,
+                "datum_id": result.datum_id,
+                "ordinal": result.ordinal,
+            }
+            for result in results
+        ],
+    )

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from orchestrator import ledger
 from orchestrator.bulk_inference.lifecycle import LIFECYCLE
 from orchestrator.bulk_inference.models import NewBulkInferenceJobRequest, ProgressState, SubmitOptions
+from orchestrator.bulk_inference.plan import plan_at_once, run_at_once
 from orchestrator.bulk_inference.tables import BulkInferenceJobRow
 from orchestrator.database import reading, storable, transact
 from orchestrator.errors import (
@@ -25,6 +26,8 @@ from orchestrator.errors import (
     SplitNotFound,
 )
 from orchestrator.ids import new_id
+from orchestrator.inference_store import indexing
+from orchestrator.inference_store.register import add_if_missing
 from orchestrator.queues import QueueName
 from orchestrator.registry.models import TaskType
 from orchestrator.registry.tables import DatasetRow, ModelRow, ProjectRow, SnapshotRow, SnapshotSplitRow
@@ -48,7 +51,7 @@ EVALUABLE = frozenset(
 
 
 def submit(request: NewBulkInferenceJobRequest, options: SubmitOptions | None = None) -> str:
-    """Write the job and its planning unit in one transaction, then nudge dispatch; returns the job's id.
+    """Write the job and its first unit in one transaction, then nudge dispatch; returns the job's id.
 
     With the broker away the job is accepted all the same, and starts when the broker is back.
 
@@ -76,7 +79,7 @@ def check(request: NewBulkInferenceJobRequest) -> str:
         NotFound, InvalidRequest: as `submit`.
     """
     with reading() as session:
-        return _check(session, request)
+        return _check(session, request)[0]
 
 
 def submit_message(spec: Mapping[str, Any], options: Mapping[str, Any]) -> str:
@@ -118,8 +121,10 @@ def _write(session: Session, request: NewBulkInferenceJobRequest, options: Submi
         former = ledger.requested(session, KIND, options.request_id)
         if former is not None:
             return former, False
-    action = _check(session, request)
+    action, model, split = _check(session, request)
     job_id = new_id()
+    # Which datums are annotated is for planning to find out.
+    only = None if request.evaluate_metrics else plan_at_once(session, model, split.datum_count, request.batch_size)
     ledger.open_job(
         session,
         job_id=job_id,
@@ -128,7 +133,7 @@ def _write(session: Session, request: NewBulkInferenceJobRequest, options: Submi
         weight=session.get_one(ProjectRow, request.model_project_id).weight,
         priority=options.priority,
         request_id=options.request_id,
-        first=ledger.NewUnit(f"{KIND}.plan", "plan", QueueName.PLANNING),
+        first=only or ledger.NewUnit(f"{KIND}.plan", "plan", QueueName.PLANNING),
     )
     session.add(
         BulkInferenceJobRow(
@@ -148,7 +153,18 @@ def _write(session: Session, request: NewBulkInferenceJobRequest, options: Submi
         )
     )
     session.flush()
+    add_if_missing(session, model.id, project_id=model.project_id, task_type=model.task_type)
+    indexing.begin(
+        session,
+        job_id,
+        model_id=request.model_id,
+        dataset_id=request.dataset_id,
+        dataset_snapshot_id=request.dataset_snapshot_id,
+        dataset_snapshot_split=request.dataset_snapshot_split,
+    )
     LIFECYCLE.begin(session, job_id)
+    if only is not None:
+        run_at_once(session, job_id, split.datum_count)
     return job_id, True
 
 
@@ -159,21 +175,23 @@ def _check_text(**values: object) -> None:
             raise InvalidRequest(f"{name}: {value!r} holds characters that no id or name has")
 
 
-def _check(session: Session, request: NewBulkInferenceJobRequest) -> str:
-    """Hold the request against the registry; returns the inference method it resolves to."""
+def _check(session: Session, request: NewBulkInferenceJobRequest) -> tuple[str, ModelRow, SnapshotSplitRow]:
+    """Hold the request against the registry; returns the inference method it resolves to, the model and the split."""
     _check_text(**request.model_dump())
     if not 1 <= request.batch_size <= LARGEST_BATCH:
         raise InvalidRequest(f"batch_size is {request.batch_size}: it must be 1 or more, and {LARGEST_BATCH} at most")
     model = session.get(ModelRow, request.model_id)
     if model is None or model.project_id != request.model_project_id:
         raise ModelNotFound(f"No model {request.model_id!r} in project {request.model_project_id!r}")
+    if not model.config["url"]:
+        raise InvalidRequest(f"model_id: no server answers for {model.name!r} yet: `orchestrator model serve`")
     split = _find_split(session, request)
     if request.evaluate_metrics:
         if TaskType(model.task_type) not in EVALUABLE:
             raise InvalidRequest(f"evaluate_metrics: there are no metrics for {model.task_type}")
         if split.annotated_count == 0:
             raise InvalidRequest(f"evaluate_metrics: no datum of split {split.split!r} is annotated")
-    return _resolve_action(model, request.inference_method)
+    return _resolve_action(model, request.inference_method), model, split
 
 
 def _find_split(session: Session, request: NewBulkInferenceJobRequest) -> SnapshotSplitRow:

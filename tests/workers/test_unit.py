@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from orchestrator import ledger
 from orchestrator.database import transact
@@ -25,6 +27,7 @@ from tests.support.ledger import (
     unit_ids,
 )
 from tests.support.processes import wait_until
+from workers import unit as units
 from workers.unit import UnitFailed, owner, unit
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -128,6 +131,31 @@ def test_an_exception_is_tried_again_with_a_delay_until_the_unit_is_dead(run: Ru
     with pytest.raises(UnitFailed):
         run(broken, unit_id)
     assert (state(unit_id), row(unit_id).last_error) == (UnitState.DEAD, "ValueError: attempt 3 broke")
+
+
+def test_a_database_that_is_away_for_a_moment_uses_up_no_attempt(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit_id = one_unit(max_attempts=1)
+    monkeypatch.setattr(units, "AWAY_PAUSE", 0.0)
+    away = OperationalError("COMMIT", None, RuntimeError("the server closed the connection"))
+    settling = [away, away]
+
+    def interrupted(lease: Lease) -> Outcome:
+        raise away
+
+    def interrupted_transact(work: Callable[..., Any], *values: Any) -> Any:
+        if settling:
+            raise settling.pop()
+        return transact(work, *values)
+
+    with monkeypatch.context() as outage:
+        outage.setattr(units, "transact", interrupted_transact)
+        run(interrupted, unit_id)
+    found = row(unit_id)
+    assert (found.state, found.max_attempts - found.attempt, settling) == (UnitState.READY, 1, [])
+    assert "waiting for the database: the server closed" in (found.last_error or "")
+    become_due(unit_id)
+    run(done, unit_id)
+    assert state(unit_id) == UnitState.DONE
 
 
 def test_a_heartbeat_renews_the_lease_while_the_body_runs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,8 @@ from workers.inference.failures import (
     classify_error,
     classify_response,
 )
+from workers.inference.reputation import reputation_of
+from workers.inference.scores import Scores
 
 #: Seconds for a TCP and TLS handshake.
 CONNECT_TIMEOUT = timedelta(seconds=5)
@@ -48,9 +50,11 @@ class Client:
         self.task_type = task_type
         self.action = action
         self.version = codecs.stored_version(endpoint.output_codec)
+        self.reputation = reputation_of(f"{action.value} {endpoint.model_dump_json()}")
         self.requests = 0
 
     async def __aenter__(self) -> Self:
+        self.reputation.verdict, self.reputation.hung = None, 0
         resolved = await look_up(self.endpoint.url)
         root = resolved.url.split("?")[0].split("#")[0].rstrip("/")
         model = f"{root}/v2/models/{quote(self.endpoint.model_name, safe='')}"
@@ -84,7 +88,9 @@ class Client:
         if not 200 <= response.status < 300:
             raise classify_response(response.status, body, response.get_header("Retry-After"))
         try:
-            return self.decode(oip.decode(body, header_length(response)), len(datums))
+            length = header_length(response)
+            texts = self.scores.read(body, len(datums)) if length is None else None
+            return self.decode(oip.decode(body, length), len(datums)) if texts is None else texts
         except oip.OipError as error:
             raise BadAnswer(f"bad answer: {error}", status=response.status) from error
 
@@ -139,6 +145,7 @@ class Client:
             raise EndpointRefused("the server tells no tensor names: give the endpoint an input_name")
         codec = self.endpoint.input_codec
         self.encode = codecs.encoder(codec, spec)
+        self.scores = Scores(self.endpoint, self.action, output.name or None)
         self.decode = codecs.decoder(self.endpoint, self.task_type, self.action, output.name or None)
         self.template = oip.RequestTemplate(
             spec.name, parameters={"action": self.action.value}, input_parameters=codecs.HINTS.get(codec)

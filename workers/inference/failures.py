@@ -77,6 +77,10 @@ class Unreachable(InferenceFailure):
     failure_class = FailureClass.UNREACHABLE
 
 
+class Busy(Unreachable):
+    """The server answers, try after try, that it has too much to do: it is asked by too many."""
+
+
 class EndpointRefused(InferenceFailure):
     """The endpoint will refuse every request alike: credentials, address, model or tensors are wrong."""
 

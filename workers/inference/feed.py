@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from orchestrator.bulk_inference.record import FailedResult
 from orchestrator.errors import BlobNotFound
 from orchestrator.storage import Blobs
-from workers.inference.bisect import Failed, Item
+from workers.inference.bisect import Item
 from workers.inference.failures import FailureClass
 
 #: Bytes that are read in one go, and that may wait for a request: enough to hide a disk, too little to fill memory.
@@ -30,31 +31,35 @@ class Reference(NamedTuple):
 class Feed:
     """Batches of `batch_size` items, handed out one at a time to whoever asks next.
 
-    `lost` collects the datums whose blob is gone.
+    `pages` are read one at a time, off the event loop. `lost` collects the datums whose blob is gone.
     """
 
-    def __init__(self, blobs: Blobs, references: Sequence[Reference], batch_size: int) -> None:
+    def __init__(self, blobs: Blobs, pages: Iterable[Sequence[Reference]], batch_size: int) -> None:
         self.blobs = blobs
-        self.references = references
+        self.pages = iter(pages)
         self.batch_size = batch_size
-        self.lost: list[Failed] = []
+        self.lost: list[FailedResult] = []
         self.is_open = True
         #: Whether somebody closed the feed before all of it was handed out.
         self.was_closed = False
         #: Bounded by weight and not by length: a batch may be one small text or many large images.
-        self.queue: asyncio.Queue[list[Item] | None] = asyncio.Queue()
+        self.queue: asyncio.Queue[tuple[list[Item], int] | None] = asyncio.Queue()
         self.ahead = 0
         self.room = asyncio.Event()
         self.room.set()
+        #: The ordinal after the last that was handed out: what lies before it has an outcome, or will.
+        self.position = 0
 
     async def next(self) -> list[Item] | None:
         """The next batch, or None when there is none left or the feed was closed."""
-        batch = await self.queue.get()
-        if batch is None:
+        found = await self.queue.get()
+        if found is None:
             self.queue.put_nowait(None)  # for the next who asks
             self.is_open = False
             return None
-        self.ahead -= weight_of(batch)
+        batch, weight = found
+        self.position = batch[-1].ordinal + 1
+        self.ahead -= weight
         if self.ahead < GROUP_BYTES:
             self.room.set()
         return batch
@@ -72,15 +77,16 @@ class Feed:
     async def fill(self) -> None:
         """Read ahead until everything is queued or the feed is closed; runs beside the consumers."""
         waiting: list[Item] = []
-        for group in groups(self.references):
-            await self.room.wait()
-            if not self.is_open:
-                return
-            waiting += await self.read(group)
-            whole = len(waiting) - len(waiting) % self.batch_size
-            for start in range(0, whole, self.batch_size):
-                self.put(waiting[start : start + self.batch_size])
-            del waiting[:whole]
+        while (page := await asyncio.to_thread(next, self.pages, None)) is not None:
+            for group in groups(page):
+                await self.room.wait()
+                if not self.is_open:
+                    return
+                waiting += await self.read(group)
+                whole = len(waiting) - len(waiting) % self.batch_size
+                for start in range(0, whole, self.batch_size):
+                    self.put(waiting[start : start + self.batch_size])
+                del waiting[:whole]
         if waiting:
             self.put(waiting)
         if self.is_open:
@@ -89,10 +95,11 @@ class Feed:
     def put(self, batch: list[Item]) -> None:
         """Queue a batch, unless the feed was closed."""
         if self.is_open:
-            self.ahead += weight_of(batch)
+            weight = weight_of(batch)
+            self.ahead += weight
             if self.ahead >= GROUP_BYTES:
                 self.room.clear()
-            self.queue.put_nowait(batch)
+            self.queue.put_nowait((batch, weight))
 
     async def read(self, group: Sequence[Reference]) -> list[Item]:
         """The group's items; one by one only when a blob is missing."""
@@ -101,7 +108,7 @@ class Feed:
         except BlobNotFound:
             if len(group) == 1:
                 message = f"its blob {group[0].storage_key} is gone from storage"
-                self.lost.append(Failed(Item(*group[0][:4], b""), FailureClass.ITEM, None, message, 0))
+                self.lost.append(FailedResult(group[0].ordinal, group[0].datum_id, FailureClass.ITEM, None, message, 0))
                 return []
             return [item for reference in group for item in await self.read([reference])]
         return [Item(*reference[:4], content) for reference, content in zip(group, data, strict=True)]

@@ -8,19 +8,21 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from orchestrator.errors import OrchestratorError
-from workers.inference.bisect import Failed, Infers, Item, Outcome, RetryPolicy, Stored, infer_batch
+from workers.inference.bisect import Infers, Outcome, RetryPolicy, infer_batch
 from workers.inference.congestion import Window
 from workers.inference.feed import Feed
 
 DEFAULT_POLICY = RetryPolicy()
 
-#: A flush is due after this many outcomes, or this many seconds.
-FLUSH_ITEMS = 1000
-FLUSH_SECONDS = 1.0
+#: A flush is due after this many outcomes, or this many seconds; the first ones sooner, so that an
+#: attempt that is killed early has not been in vain.
+FLUSH_ITEMS = 2000
+FLUSH_SECONDS = 0.5
+FIRST_FLUSH_SECONDS = 0.05
 #: Outcomes that may wait for the database before inference waits, too.
-BACKLOG_ITEMS = 8 * FLUSH_ITEMS
-#: Seconds that an attempt infers for; what is left then is another attempt's.
-BUDGET = 20.0
+BACKLOG_ITEMS = 4 * FLUSH_ITEMS
+#: Seconds that an attempt infers for; what is left then is for other units.
+BUDGET = 10.0
 
 
 class Sink(Protocol):
@@ -48,6 +50,9 @@ class Loop:
         self.outcomes: list[Outcome] = []
         self.consumers = 0
         self.failure: OrchestratorError | None = None
+        #: Datums that got an outcome in a second.
+        self.rate = 0.0
+        self.flush_seconds = FIRST_FLUSH_SECONDS
         #: Wakes the flusher; and, cleared, holds consumers back while the database lags.
         self.due = asyncio.Event()
         self.room = asyncio.Event()
@@ -64,11 +69,12 @@ class Loop:
             LeaseLost: or whatever else the sink raises; what it was given is not stored.
         """
         self.room.set()
+        started = time.monotonic()
         try:
             async with asyncio.TaskGroup() as self.group:
                 self.group.create_task(self.fill())
                 self.grow()
-                self.group.create_task(self.flush(time.monotonic() + budget))
+                self.group.create_task(self.flush(started, started + budget))
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from errors
         if self.failure is not None:
@@ -101,7 +107,7 @@ class Loop:
                 self.give_up(error)
             else:
                 # Not `+= await …`: that would add to the list as it was before the wait, long since flushed.
-                self.outcomes += map(without_data, outcomes)
+                self.outcomes += outcomes
             self.press()
             self.grow()
         self.consumers -= 1
@@ -114,8 +120,9 @@ class Loop:
         if len(self.outcomes) >= BACKLOG_ITEMS:
             self.room.clear()
 
-    async def flush(self, deadline: float) -> None:
+    async def flush(self, started: float, deadline: float) -> None:
         """Write outcomes until the consumers have left; end the feed when the unit is unwanted or its time is up."""
+        flushed = 0
         try:
             while self.consumers or self.outcomes or self.feed.lost:
                 await self.wait_until_due()
@@ -123,7 +130,10 @@ class Loop:
                 self.feed.lost = []
                 self.room.set()
                 wanted = await asyncio.to_thread(self.sink, outcomes, self.window.in_flight)
-                if not wanted or time.monotonic() >= deadline:
+                flushed += len(outcomes)
+                now = time.monotonic()
+                self.rate = flushed / (now - started)
+                if not wanted or now >= deadline:
                     self.feed.close()
         finally:
             # A request that is answered in the moment of its cancellation swallows it: without a
@@ -134,23 +144,15 @@ class Loop:
     async def wait_until_due(self) -> None:
         """Until enough outcomes have come together, or a second has passed."""
         try:
-            async with asyncio.timeout(FLUSH_SECONDS):
+            async with asyncio.timeout(self.flush_seconds):
                 await self.due.wait()
         except TimeoutError:
             return
         finally:
+            self.flush_seconds = min(2 * self.flush_seconds, FLUSH_SECONDS)
             self.due.clear()
 
     def give_up(self, error: OrchestratorError) -> None:
         """Keep the first error, and let everyone finish what is in flight."""
         self.failure = self.failure or error
         self.feed.close()
-
-
-def without_data(outcome: Outcome) -> Outcome:
-    """The outcome, without the datum's bytes: thousands of outcomes may wait for a flush."""
-    match outcome:
-        case Stored(item, data, version):
-            return Stored(Item(*item[:4], b""), data, version)
-        case Failed(item, failure_class, status, message, attempts):
-            return Failed(Item(*item[:4], b""), failure_class, status, message, attempts)

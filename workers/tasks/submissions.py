@@ -15,13 +15,19 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from orchestrator.bulk_inference.submit import submit_message
 from orchestrator.database import transact
 from orchestrator.errors import ApiException, InvalidRequest
+from orchestrator.inference_store.exports.submit import submit_message as submit_export
+from orchestrator.inference_store.retention.submit import submit_message as submit_retention
 from orchestrator.ledger.submissions import EXCERPT_LENGTH, reject
 from orchestrator.queues import app
 
 log = structlog.get_logger(__name__)
 
 #: What may be submitted: each takes the message's `spec` and its options and returns a job's id.
-KINDS: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], str]] = {"bulk_inference": submit_message}
+KINDS: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], str]] = {
+    "bulk_inference": submit_message,
+    "export": submit_export,
+    "retention": submit_retention,
+}
 
 OPTIONS = ("request_id", "failure_threshold", "priority")
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from orchestrator import ledger
+from dataclasses import asdict
+
+from sqlalchemy.orm import Session
+
+from orchestrator import ledger, meters
 from orchestrator.database import transact
+from orchestrator.inference_store import blobs
+from orchestrator.inference_store import purge as purging
 from orchestrator.ledger import pulses
 from orchestrator.queues import app
 
@@ -12,12 +18,34 @@ from orchestrator.queues import app
 def dispatch() -> None:
     """Fill the broker's windows."""
     transact(pulses.beat, "tick:dispatch", {})
-    ledger.dispatch()
+    publish()
 
 
 @app.task(name="ticks.reconcile")
 def reconcile() -> None:
     """Put right what died, and publish what that made ready."""
-    transact(pulses.beat, "tick:reconcile", {})
-    ledger.reconcile()
-    ledger.dispatch()
+    transact(_beat_and_prune)
+    for action, count in asdict(ledger.reconcile()).items():
+        if count:
+            meters.RECONCILED.labels(action).inc(count)
+    publish()
+
+
+@app.task(name="ticks.purge")
+def purge() -> None:
+    """Remove deleted inferences and blobs that nobody holds any more, and orphans: some seconds' worth of each."""
+    purging.purge()
+    purging.remove_blobs()
+    blobs.sweep_orphans()
+
+
+def publish() -> None:
+    """Dispatch, and count what it published."""
+    units = ledger.dispatch()
+    if units:
+        meters.PUBLISHED.labels("tick").inc(units)
+
+
+def _beat_and_prune(session: Session) -> None:
+    pulses.beat(session, "tick:reconcile", {})
+    pulses.prune(session)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from orchestrator.bulk_inference import plan as planning
 from tests.support.bulk_inference import Scene, set_scene
 
 if TYPE_CHECKING:
@@ -31,3 +32,9 @@ def scene_of(database: Database, broker: Broker, tmp_path: Path) -> SceneOf:
 def scene(scene_of: SceneOf) -> Scene:
     """A snapshot of ten datums, without annotations."""
     return scene_of()
+
+
+@pytest.fixture(autouse=True)
+def planned_in_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small jobs stand for large ones here: each is planned by a unit of its own."""
+    monkeypatch.setattr(planning, "AT_ONCE", 0)

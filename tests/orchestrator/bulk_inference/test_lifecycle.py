@@ -220,8 +220,9 @@ class JobMachine(RuleBasedStateMachine):
         raise AssertionError(f"the job is still {self.state()}: {ledger.list_units(self.job_id)}")
 
 
+@pytest.mark.parametrize("examples", [8, pytest.param(40, marks=[pytest.mark.chaos, pytest.mark.timeout(900)])])
 def test_whatever_happens_to_a_job_its_books_balance_and_it_comes_to_an_end(
-    sqlite_template: Path, broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sqlite_template: Path, broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, examples: int
 ) -> None:
     files = (tmp_path / f"{number}.db" for number in count())
 
@@ -241,6 +242,9 @@ def test_whatever_happens_to_a_job_its_books_balance_and_it_comes_to_an_end(
             super().__init__(scene)
 
     effort = hypothesis.settings(
-        max_examples=20, stateful_step_count=40, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
+        max_examples=examples,
+        stateful_step_count=40,
+        deadline=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
     )
     run_state_machine_as_test(Machine, settings=effort)

@@ -94,13 +94,28 @@ def test_planning_that_was_killed_midway_goes_on_and_writes_no_unit_twice(
     job_id = submitted(scene_of(300).request())
     monkeypatch.setattr(planning, "PAGE", 2)
     killed = claim(job_id, "plan")
-    transact(planning._begin, killed, 300)
-    transact(planning._add, killed, [planning.infer_unit(0, 64), planning.infer_unit(64, 128)])
+    transact(planning._begin, killed, 300, 64)
+    transact(planning._add, killed, [planning.infer_unit("model", 0, 64), planning.infer_unit("model", 64, 128)])
     settle(killed, Failed("killed"))
     skip_delay(killed.unit_id)
     run_plan(job_id)
     assert ranges(job_id) == [(0, 64), (64, 128), (128, 192), (192, 256), (256, 300)]
     assert details_of(job_id).status is ProgressState.RUNNING
+
+
+def test_planning_that_is_run_again_cuts_the_same_units_although_the_rate_is_known_by_now(
+    scene_of: SceneOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = scene_of(300)
+    job_id = submitted(scene.request())
+    killed = claim(job_id, "plan")
+    plan(killed)
+    before = ranges(job_id)
+    transact(ledger.gates.learn, scene.model_id, 20.0)
+    settle(killed, Failed("its last commit was never confirmed"))
+    skip_delay(killed.unit_id)
+    run_plan(job_id)
+    assert ranges(job_id) == before
 
 
 def test_a_plan_whose_job_was_aborted_writes_no_unit(scene: Scene) -> None:
@@ -116,8 +131,8 @@ def test_a_plan_whose_job_was_aborted_writes_no_unit(scene: Scene) -> None:
 def test_units_that_are_planned_while_the_job_is_aborted_end_with_it(scene: Scene) -> None:
     job_id = submitted(scene.request())
     lease = claim(job_id, "plan")
-    transact(planning._begin, lease, 10)
-    transact(planning._add, lease, [planning.infer_unit(0, 10)])
+    transact(planning._begin, lease, 10, 64)
+    transact(planning._add, lease, [planning.infer_unit("model", 0, 10)])
     abort_bulk_inference_job(job_id)
     assert {unit.state for unit in ledger.list_units(job_id)} == {UnitState.CANCELLED}
 
@@ -125,9 +140,42 @@ def test_units_that_are_planned_while_the_job_is_aborted_end_with_it(scene: Scen
 def test_failures_that_come_before_planning_ends_show_as_soon_as_the_job_runs(scene: Scene) -> None:
     job_id = submitted(scene.request())
     lease = claim(job_id, "plan")
-    transact(planning._begin, lease, 10)
-    transact(planning._add, lease, [planning.infer_unit(0, 10)])
+    transact(planning._begin, lease, 10, 64)
+    transact(planning._add, lease, [planning.infer_unit("model", 0, 10)])
     run_infer(job_id, failing={3})
     assert details_of(job_id).status is ProgressState.IN_PROGRESS
     transact(planning._set_running, lease)
     assert details_of(job_id).status is ProgressState.RUNNING_FAILED
+
+
+def test_a_small_job_is_planned_as_it_is_submitted(scene_of: SceneOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "AT_ONCE", SMALLEST)
+    job_id = submitted(scene_of(SMALLEST).request())
+    details = details_of(job_id)
+    assert (details.status, details.expected_total) == (ProgressState.RUNNING, SMALLEST)
+    with reading() as session:
+        assert [unit.kind for unit in session.query(UnitRow).filter_by(job_id=job_id)] == ["bulk_inference.infer"]
+        states = [event.to_state for event in events_of(session, job_id)]
+    assert ranges(job_id) == [(0, SMALLEST)]
+    assert states == ["initialized", "in_progress", "running"]
+
+
+def test_a_small_job_of_a_model_known_to_be_slow_is_cut_into_units(
+    scene_of: SceneOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "AT_ONCE", SMALLEST)
+    scene = scene_of(SMALLEST)
+    transact(ledger.gates.learn, scene.model_id, 1.0)
+    job_id = submitted(scene.request())
+    assert details_of(job_id).status is ProgressState.INITIALIZED
+    run_plan(job_id)
+    assert len(ranges(job_id)) > 1
+
+
+def test_a_small_job_that_asks_for_metrics_is_planned_in_a_unit_which_finds_the_annotated_datums(
+    scene_of: SceneOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "AT_ONCE", SMALLEST)
+    job_id = submitted(scene_of(10, annotations=labelled({4, 5})).request(evaluate_metrics=True))
+    run_plan(job_id)
+    assert ranges(job_id) == [(4, 6)]

@@ -18,7 +18,7 @@ from orchestrator.bulk_inference.job import (
 from orchestrator.bulk_inference.models import ProgressState
 from orchestrator.bulk_inference.submit import LARGEST_BATCH, check, submit_message
 from orchestrator.bulk_inference.tables import BulkInferenceJobRow
-from orchestrator.database import reading, writing
+from orchestrator.database import reading, transact, writing
 from orchestrator.errors import (
     ApiException,
     DatasetNotFound,
@@ -29,7 +29,8 @@ from orchestrator.errors import (
     SplitNotFound,
 )
 from orchestrator.ledger.tables import JobRow, UnitRow
-from orchestrator.registry.models import OutputCodec, TaskType
+from orchestrator.registry.catalog import add_model, serve_model
+from orchestrator.registry.models import Endpoint, InputCodec, OutputCodec, TaskType
 from orchestrator.registry.tables import SnapshotRow
 from orchestrator.transitions import EventRow, events_of
 from tests.support.bulk_inference import Scene, row_count, set_scene
@@ -66,6 +67,15 @@ def test_a_wrong_value_is_refused_by_a_typed_error_and_nothing_is_written(
         create_bulk_inference_job(scene.request(**wrong))
     assert type(refusal.value) is error
     assert [row_count(table) for table in TABLES] == [0, 0, 0, 0]
+
+
+def test_a_model_that_no_server_answers_for_yet_is_refused(scene: Scene) -> None:
+    endpoint = Endpoint(url="", model_name="m", input_codec=InputCodec.TEXT, output_codec=OutputCodec.CLASSIFICATION)
+    model = transact(add_model, scene.project_id, "unserved", TaskType.IMAGE_CLASSIFICATION, endpoint)
+    with pytest.raises(InvalidRequest, match="no server answers for 'unserved' yet"):
+        create_bulk_inference_job(scene.request(model_id=model.id))
+    serve_model(model.id, "http://127.0.0.1:9")
+    assert create_bulk_inference_job(scene.request(model_id=model.id))
 
 
 @pytest.mark.parametrize(

@@ -3,108 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
-from itertools import count
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from workers.inference.congestion import CEILING, START, Aimd, Window
+from orchestrator.errors import Unavailable
+from workers.inference.aimd import START
+from workers.inference.congestion import Share, Window
 from workers.inference.failures import ItemRefused, Overloaded, Transient
 
 pytestmark = pytest.mark.anyio
-
-
-def simulate(control: Aimd, *, parallel: int, service: float, requests: int, reject_above: int | None = None) -> int:
-    """Send `requests` as fast as `control` lets, to a server that works on `parallel` at a time; count rejections."""
-    now, rejected, tie = 0.0, 0, count()
-    slots = [0.0] * parallel  # when each of the server's places is free again
-    flying: list[tuple[float, int, float, bool]] = []
-    for _ in range(requests):
-        while len(flying) < int(control.limit):
-            refused = reject_above is not None and len(flying) >= reject_above
-            done = now + 0.0001 if refused else max(slots[0], now) + service
-            if not refused:
-                heapq.heapreplace(slots, done)
-            heapq.heappush(flying, (done, next(tie), now, refused))
-        now, _, sent_at, refused = heapq.heappop(flying)
-        rejected += refused
-        if refused:
-            control.overloaded(now, sent_at)
-        else:
-            control.succeeded(now, sent_at, len(flying) + 1)
-    return rejected
-
-
-@given(
-    st.lists(st.tuples(st.booleans(), st.floats(0, 5), st.floats(0, 5), st.integers(1, 300)), max_size=300),
-    st.integers(1, CEILING),
-)
-def test_the_limit_stays_between_one_and_the_ceiling(
-    answers: list[tuple[bool, float, float, int]], ceiling: int
-) -> None:
-    control, now = Aimd(ceiling=ceiling), 0.0
-    for good, pause, latency, in_flight in answers:
-        now += pause
-        if good:
-            control.succeeded(now, now - latency, in_flight)
-        else:
-            control.overloaded(now, now - latency)
-        assert 1 <= control.limit <= ceiling
-
-
-def test_a_server_with_room_gets_all_it_bears() -> None:
-    control = Aimd()
-    simulate(control, parallel=64, service=0.05, requests=4000)
-    assert 64 <= control.limit <= 160
-
-
-def test_growth_stops_where_latency_rises_and_throughput_does_not() -> None:
-    control = Aimd()
-    simulate(control, parallel=8, service=0.05, requests=4000)
-    assert 8 <= control.limit <= 24
-
-
-def test_growth_still_stops_there_after_a_long_time() -> None:
-    control = Aimd()
-    simulate(control, parallel=8, service=0.05, requests=60_000)
-    assert 8 <= control.limit <= 40
-
-
-def test_a_server_that_became_slower_for_good_is_learnt_anew() -> None:
-    control = Aimd()
-    simulate(control, parallel=4, service=0.02, requests=500)
-    simulate(control, parallel=64, service=0.2, requests=60_000)
-    assert control.limit >= 32
-
-
-def test_rejections_keep_the_limit_near_the_capacity() -> None:
-    control = Aimd()
-    rejected = simulate(control, parallel=32, service=0.02, requests=6000, reject_above=20)
-    assert 10 <= control.limit <= 22
-    assert rejected < 600
-
-
-def test_many_rejections_of_one_round_trip_shrink_the_limit_once() -> None:
-    control = Aimd(limit=100)
-    for _ in range(50):
-        control.overloaded(10.0, 9.0)
-    assert control.limit == pytest.approx(70)
-    control.overloaded(12.0, 11.0)
-    assert control.limit == pytest.approx(49)
-
-
-def test_a_limit_that_is_not_used_does_not_grow() -> None:
-    control = Aimd()
-    for at in range(1000):
-        control.succeeded(float(at), at - 0.01, in_flight=1)
-    assert control.limit == START
-
-
-def test_an_endpoint_with_a_limit_is_never_exceeded() -> None:
-    assert Window(max_concurrency=2).limit == 2
-    assert Aimd(ceiling=1).limit == 1
 
 
 async def test_no_more_requests_fly_than_the_limit_says() -> None:
@@ -190,3 +97,88 @@ async def test_a_request_cancelled_before_its_turn_gives_its_place_back() -> Non
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert window.in_flight == 0
+
+
+async def test_nobody_sends_while_the_server_asks_for_a_pause() -> None:
+    now = 0.0
+    window = Window(clock=lambda: now)
+    with pytest.raises(Overloaded):
+        async with window.slot():
+            raise Overloaded("busy", retry_after=0.05)
+    other = asyncio.create_task(window.acquire())
+    await asyncio.sleep(0)
+    assert window.in_flight == 0
+    now = 0.06
+    await asyncio.wait_for(other, 5)
+    assert window.in_flight == 1
+
+
+async def test_a_share_that_has_run_out_lets_nobody_send_until_it_is_renewed() -> None:
+    now = 0.0
+    window = Window(clock=lambda: now)
+    window.allot(Share(2, None, until=5.0))
+    await window.acquire()
+    now = 5.0
+    waiting = asyncio.create_task(window.acquire())
+    await asyncio.sleep(0)
+    assert window.in_flight == 1
+    window.allot(Share(2, None, until=10.0))
+    await waiting
+    assert window.in_flight == 2
+
+
+async def test_a_smaller_share_is_reached_by_waiting_and_not_by_breaking_off() -> None:
+    window = Window()
+    for _ in range(3):
+        await window.acquire()
+    window.allot(Share(1, None, float("inf")))
+    waiting = asyncio.create_task(window.acquire())
+    for left in (2, 1):
+        window.release()
+        await asyncio.sleep(0)
+        assert window.in_flight == left
+        assert not waiting.done()
+    window.release()
+    await waiting
+    assert window.in_flight == 1
+
+
+async def test_a_window_without_a_place_still_wants_one_request_ready() -> None:
+    window = Window(max_concurrency=4)
+    window.allot(Share(0, None, float("inf")))
+    assert window.limit == 1
+    window.allot(Share(3, None, float("inf")))
+    assert window.limit == 3
+
+
+async def test_whoever_waits_is_told_when_the_share_cannot_be_renewed() -> None:
+    window = Window()
+    window.allot(Share(0, None, float("inf")))
+    waiting = asyncio.create_task(window.acquire())
+    await asyncio.sleep(0)
+    window.refuse(Unavailable("away"))
+    for request in (waiting, window.acquire()):
+        with pytest.raises(Unavailable, match="away"):
+            await request
+    window.allot(Share(1, None, float("inf")))
+    await window.acquire()
+    assert window.in_flight == 1
+
+
+async def test_a_rate_that_changes_counts_what_was_waited_for() -> None:
+    now, sent = 0.0, []
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        if now > 0.4 and window.share.rate == 1.0:
+            window.allot(Share(8, 10.0, float("inf")))
+
+    window = Window(clock=lambda: now, requests_per_second=1.0, sleep=sleep)
+    window.share = Share(0, 0.0, float("-inf"))
+    window.allot(Share(8, 1.0, float("inf")))
+    for _ in range(3):
+        async with window.slot():
+            sent.append(now)
+    # Half of the first second was waited for at one a second, and the other half goes ten times as fast.
+    assert sent == pytest.approx([0.55, 0.65, 0.75], abs=0.006)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
+import structlog
 
+from orchestrator.errors import Unavailable
 from orchestrator.registry.models import Endpoint, InferenceAction, Model, TaskType
+from orchestrator.settings import settings
 from tests.support.model_server import ModelServer
+from tests.support.services import Broker
 from workers.inference import connections
 from workers.inference.congestion import Window
 from workers.inference.failures import Unreachable
@@ -68,9 +73,51 @@ def test_an_old_client_is_opened_anew_and_keeps_what_was_learnt(monkeypatch: pyt
 def test_an_endpoint_that_was_changed_gets_a_client_of_its_own() -> None:
     with ModelServer() as server:
         first = connections.run(connections.connect(model_at(server.url), ACTION))
-        second = connections.run(connections.connect(model_at(server.url, max_concurrency=3), ACTION))
+        second = connections.run(connections.connect(model_at(server.url, timeout=3), ACTION))
     assert second.client is not first.client
-    assert second.window.control.ceiling == 3
+    assert second.client.endpoint.timeout == 3
+
+
+def test_a_model_without_limits_needs_no_redis() -> None:
+    with ModelServer() as server:
+        connection = connections.run(connections.connect(model_at(server.url), ACTION))
+    assert connection.member is None
+    assert connection.window.is_open(time.monotonic())
+
+
+@pytest.mark.parametrize("limit", [{"max_concurrency": 3}, {"requests_per_second": 10}])
+def test_a_model_with_limits_waits_for_the_redis_that_keeps_them(limit: dict[str, int]) -> None:
+    with ModelServer() as server, pytest.raises(Unavailable, match="keeps the model's limits"):
+        connections.run(connections.connect(model_at(server.url, **limit), ACTION))
+
+
+def test_without_any_redis_the_limits_hold_in_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_BROKER_URL", "amqp://127.0.0.1:1//")
+    settings.cache_clear()
+    connections.warn_once.cache_clear()
+    with ModelServer() as server, structlog.testing.capture_logs() as logs:
+        connection = connections.run(connections.connect(model_at(server.url, max_concurrency=3), ACTION))
+        connections.run(connections.connect(model_at(server.url, max_concurrency=5), ACTION))
+    assert connection.member is None
+    assert connection.window.control.ceiling == 3
+    assert [line["event"] for line in logs] == ["limits_hold_per_process"]
+
+
+def test_a_process_between_two_units_holds_no_share(redis_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_COORDINATION_URL", redis_broker.url)
+    settings.cache_clear()
+
+    async def work() -> tuple[connections.Connection, int]:
+        connection = await connections.connect(model_at(server.url, max_concurrency=3), ACTION)
+        async with asyncio.timeout(10):
+            async with connection.window.slot():
+                return connection, connection.window.share.places
+
+    with ModelServer() as server:
+        connection, places = connections.run(work())
+        assert places == 3
+        assert not connection.window.is_open(time.monotonic())
+        assert connections.run(work()) == (connection, 3)
 
 
 def test_a_server_that_cannot_be_asked_leaves_nothing_behind() -> None:

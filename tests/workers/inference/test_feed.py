@@ -50,7 +50,7 @@ async def rest_of(feed: Feed) -> list[list[Item]]:
 
 @pytest.mark.parametrize("count, batch_size", [(0, 4), (1, 4), (4, 4), (9, 4), (600, 1), (600, 7), (600, 1000)])
 async def test_every_datum_is_handed_out_once_and_in_order(blobs: CountingBlobs, count: int, batch_size: int) -> None:
-    feed = Feed(blobs, references(blobs, count), batch_size)
+    feed = Feed(blobs, [references(blobs, count)], batch_size)
     batches, _ = await asyncio.gather(rest_of(feed), feed.fill())
     assert [item.ordinal for batch in batches for item in batch] == list(range(count))
     assert all(len(batch) == batch_size for batch in batches[:-1])
@@ -60,14 +60,14 @@ async def test_every_datum_is_handed_out_once_and_in_order(blobs: CountingBlobs,
 
 
 async def test_many_may_ask_at_once_and_all_learn_that_there_is_no_more(blobs: CountingBlobs) -> None:
-    feed = Feed(blobs, references(blobs, 50), 4)
+    feed = Feed(blobs, [references(blobs, 50)], 4)
     shares, _ = await asyncio.gather(asyncio.gather(*(rest_of(feed) for _ in range(8))), feed.fill())
     assert sorted(item.ordinal for batches in shares for batch in batches for item in batch) == list(range(50))
 
 
 @pytest.mark.parametrize("size, batch_size", [(10, 1), (10, 64), (1 << 20, 1), (1 << 20, 4)])
 async def test_no_more_is_read_ahead_than_two_groups(blobs: CountingBlobs, size: int, batch_size: int) -> None:
-    feed = Feed(blobs, references(blobs, 1, size=size) * 2000, batch_size)
+    feed = Feed(blobs, [references(blobs, 1, size=size) * 2000], batch_size)
     filling = asyncio.create_task(feed.fill())
     taken = 0
     most = 2 * GROUP_BYTES // max(size, LEAST_WEIGHT) + batch_size
@@ -81,13 +81,13 @@ async def test_no_more_is_read_ahead_than_two_groups(blobs: CountingBlobs, size:
 
 
 async def test_a_batch_larger_than_a_group_comes_whole(blobs: CountingBlobs) -> None:
-    feed = Feed(blobs, references(blobs, 1) * 1500, 1000)
+    feed = Feed(blobs, [references(blobs, 1) * 1500], 1000)
     batches, _ = await asyncio.gather(rest_of(feed), feed.fill())
     assert [len(batch) for batch in batches] == [1000, 500]
 
 
 async def test_a_closed_feed_hands_out_nothing_and_reads_no_further(blobs: CountingBlobs) -> None:
-    feed = Feed(blobs, references(blobs, 1) * 5000, 1)
+    feed = Feed(blobs, [references(blobs, 1) * 5000], 1)
     filling = asyncio.create_task(feed.fill())
     assert await feed.next() is not None
     feed.close()
@@ -98,7 +98,7 @@ async def test_a_closed_feed_hands_out_nothing_and_reads_no_further(blobs: Count
 
 
 async def test_closing_lets_everyone_go_who_waits(blobs: CountingBlobs) -> None:
-    feed = Feed(blobs, references(blobs, 10), 4)
+    feed = Feed(blobs, [references(blobs, 10)], 4)
     waiting = [asyncio.create_task(feed.next()) for _ in range(5)]
     await asyncio.sleep(0)
     feed.close()
@@ -106,7 +106,7 @@ async def test_closing_lets_everyone_go_who_waits(blobs: CountingBlobs) -> None:
 
 
 async def test_closing_a_feed_that_has_run_out_changes_nothing(blobs: CountingBlobs) -> None:
-    feed = Feed(blobs, references(blobs, 3), 4)
+    feed = Feed(blobs, [references(blobs, 3)], 4)
     await asyncio.gather(rest_of(feed), feed.fill())
     feed.close()
     assert not feed.was_closed
@@ -115,10 +115,10 @@ async def test_closing_a_feed_that_has_run_out_changes_nothing(blobs: CountingBl
 async def test_a_datum_whose_blob_is_gone_is_lost_alone(blobs: CountingBlobs) -> None:
     known = references(blobs, 300)
     blobs.delete_many([known[17].storage_key, known[299].storage_key])
-    feed = Feed(blobs, known, 4)
+    feed = Feed(blobs, [known], 4)
     batches, _ = await asyncio.gather(rest_of(feed), feed.fill())
     assert [item.ordinal for batch in batches for item in batch] == [n for n in range(300) if n not in (17, 299)]
-    assert [lost.item.ordinal for lost in feed.lost] == [17, 299]
+    assert [lost.ordinal for lost in feed.lost] == [17, 299]
     assert (feed.lost[0].failure_class, feed.lost[0].attempts) == (FailureClass.ITEM, 0)
     assert known[17].storage_key in feed.lost[0].message
 

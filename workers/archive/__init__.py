@@ -1,0 +1,1 @@
+"""Archives of exports: written piece by piece by any number of workers, put together by one."""
