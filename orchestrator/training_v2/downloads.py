@@ -1,0 +1,77 @@
+"""Files of complete checkpoints: read as blobs, and written to a folder."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+from sqlalchemy import select
+
+from orchestrator.database import reading, storable
+from orchestrator.errors import BlobNotFound, Unavailable
+from orchestrator.storage import blobs
+from orchestrator.training_v2.checkpoint_files import draft_of
+from orchestrator.training_v2.exceptions import CheckpointDoesNotExistError, TrainingConflict, ValidationError
+from orchestrator.training_v2.tables import CheckpointFileRow, CheckpointRow
+
+
+class StoredFile(NamedTuple):
+    """A file of a complete checkpoint, and the key of its blob."""
+
+    path: str
+    size: int
+    sha256: str
+    key: str
+
+
+def files_of(checkpoint_id: str) -> list[StoredFile]:
+    """The files of a complete checkpoint, in the order in which they were written.
+
+    Raises:
+        CheckpointDoesNotExistError: there is no such checkpoint.
+        TrainingConflict: it is incomplete.
+    """
+    with reading() as session:
+        row = session.get(CheckpointRow, storable(checkpoint_id))
+        if row is None or row.deleted_at is not None:
+            raise CheckpointDoesNotExistError(checkpoint_id)
+        if row.status != "complete":
+            raise TrainingConflict(f"checkpoint {checkpoint_id} is incomplete: take one that is complete")
+        draft = draft_of(row.run_id, row.id)
+        files = select(CheckpointFileRow).where(CheckpointFileRow.checkpoint_id == row.id)
+        found = session.scalars(files.order_by(CheckpointFileRow.number)).all()
+    return [StoredFile(file.path, file.size, file.sha256, draft.key(file.number)) for file in found]
+
+
+def download(checkpoint_id: str, file_dir: str) -> None:
+    """Write a checkpoint's files below a folder; each appears whole or not at all.
+
+    Raises:
+        CheckpointDoesNotExistError: there is no such checkpoint, or it was deleted meanwhile.
+        TrainingConflict: it is incomplete.
+        ValidationError: the folder does not exist.
+        Unavailable: a file is not as it was stored.
+    """
+    folder = Path(file_dir)
+    if not folder.is_dir():
+        raise ValidationError(f"file_dir: there is no folder {file_dir}: make it first")
+    for file in files_of(checkpoint_id):
+        try:
+            _write(file, folder / file.path)
+        except BlobNotFound as error:
+            raise CheckpointDoesNotExistError(checkpoint_id) from error
+
+
+def _write(file: StoredFile, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.partial")
+    digest = hashlib.sha256()
+    with partial.open("wb") as sink:
+        for chunk in blobs().stream(file.key):
+            digest.update(chunk)
+            sink.write(chunk)
+    if digest.hexdigest() != file.sha256:
+        partial.unlink()
+        raise Unavailable(f"the blob {file.key} is not what was stored as {file.path}: the blob store lost something")
+    partial.replace(target)

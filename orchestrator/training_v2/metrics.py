@@ -1,0 +1,126 @@
+"""Metrics of runs: written in bulk, each at an instant of its own, and paged by it, newest first."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from operator import attrgetter
+from typing import NamedTuple
+
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from orchestrator.database import insert_rows, instant_text, reading, storable
+from orchestrator.training_v2.exceptions import ValidationError
+from orchestrator.training_v2.models import Metric
+from orchestrator.training_v2.runtime import job_id
+from orchestrator.training_v2.tables import MetricRow
+
+#: Characters; an index holds tags.
+LONGEST_TAG = 500
+#: No two metrics of a run are of the same instant: this far apart they are listed in the order in which they came.
+TICK = timedelta(microseconds=1)
+END_OF_TIME = datetime.max.replace(tzinfo=UTC)
+#: Metrics in memory at a time when all are read.
+PAGE = 10_000
+#: Steps are 64 bits wide.
+LARGEST_STEP = 2**63 - 1
+
+COLUMNS = ("created_at", "global_step", "tag", "value")
+
+
+class NewMetric(NamedTuple):
+    """A number that a trainer measured; None, NaN and infinity are not kept."""
+
+    global_step: int
+    tag: str
+    value: float | None
+
+
+def check_metrics(metrics: Sequence[NewMetric]) -> list[NewMetric]:
+    """Those that can be kept.
+
+    Raises:
+        ValidationError: a tag is too long, or a step is no step.
+    """
+    for step, tag, _ in metrics:
+        if not 0 < len(tag) <= LONGEST_TAG:
+            raise ValidationError(f"tag {tag[:40]!r} has {len(tag)} characters: use 1 to {LONGEST_TAG}")
+        if not 0 <= step <= LARGEST_STEP:
+            raise ValidationError(f"global_step {step} of {tag!r} is no step: count from 0")
+    return [metric for metric in metrics if metric.value is not None and math.isfinite(metric.value)]
+
+
+def insert_metrics(
+    session: Session, run_id: str, launch: int, metrics: Sequence[NewMetric], first_at: datetime
+) -> datetime:
+    """Insert metrics, the first at `first_at` and each a tick later; returns when the next may be.
+
+    The caller holds the run's row, and `first_at` is later than any metric of the run.
+    """
+    rows = [
+        (instant_text(session, first_at + index * TICK), str(step), storable(tag), repr(float(value or 0.0)))
+        for index, (step, tag, value) in enumerate(metrics)
+    ]
+    insert_rows(session, MetricRow, {"run_id": run_id, "launch": str(launch)}, COLUMNS, rows)
+    return first_at + len(rows) * TICK
+
+
+def find_metrics(
+    run_id: str,
+    *,
+    global_steps: Sequence[int] | None = None,
+    tags: Sequence[str] | None = None,
+    limit: int = 1000,
+    created_before: datetime | None = None,
+) -> list[Metric]:
+    """A page of a run's metrics, newest first; `created_before` of the last one leads to the next page."""
+    if limit < 0:
+        raise ValidationError(f"limit is {limit}: it must not be negative")
+    chosen = newest(run_id, limit, created_before)
+    if global_steps is not None:
+        one_by_one = [chosen.where(MetricRow.global_step == step) for step in dict.fromkeys(global_steps)]
+        if tags is not None:
+            one_by_one = [each.where(MetricRow.tag.in_(tags)) for each in one_by_one]
+    elif tags is not None:
+        one_by_one = [chosen.where(MetricRow.tag == storable(tag)) for tag in dict.fromkeys(tags)]
+    else:
+        one_by_one = [chosen]
+    with reading() as session:
+        # Of each step or tag the newest are read from its index; of several together they would have to be looked for.
+        rows = [row for each in one_by_one for row in session.scalars(each)]
+    return [as_metric(row) for row in heapq.nlargest(limit, rows, key=attrgetter("created_at"))]
+
+
+def all_metrics(run_id: str) -> Iterator[Metric]:
+    """Every metric of a run, newest first, a page in memory at a time."""
+    before: datetime | None = None
+    while page := find_metrics(run_id, limit=PAGE, created_before=before):
+        yield from page
+        before = page[-1].created_at
+
+
+def newest(run_id: str, limit: int, created_before: datetime | None) -> Select[MetricRow]:
+    """The run's newest metrics before an instant; to be narrowed to a step or a tag."""
+    return (
+        select(MetricRow)
+        # A bound in any case: without one SQLite would walk through the whole run in search of a tag.
+        .where(MetricRow.run_id == run_id, MetricRow.created_at < (created_before or END_OF_TIME))
+        .order_by(MetricRow.created_at.desc())
+        .limit(limit)
+    )
+
+
+def as_metric(row: MetricRow) -> Metric:
+    """A row as callers see it."""
+    return Metric(
+        id=f"{row.run_id}-{row.created_at:%Y%m%d%H%M%S%f}",
+        created_at=row.created_at,
+        run_id=row.run_id,
+        global_step=row.global_step,
+        tag=row.tag,
+        value=row.value,
+        job_id=job_id(row.run_id, row.launch),
+    )

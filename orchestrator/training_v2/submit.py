@@ -1,0 +1,193 @@
+"""Creating runs: a request is checked against its blueprint, then becomes a run, its ledger job and its first unit."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from orchestrator import ledger
+from orchestrator.database import reading, storable, transact
+from orchestrator.errors import InvalidRequest, ProjectNotFound
+from orchestrator.ids import new_id
+from orchestrator.ledger import NewUnit
+from orchestrator.queues import QueueName
+from orchestrator.registry.names import check_name
+from orchestrator.registry.tables import ProjectRow
+from orchestrator.settings import settings
+from orchestrator.training_v2.blueprint import find_blueprint
+from orchestrator.training_v2.checkpoint_files import subject_of
+from orchestrator.training_v2.config import check_config
+from orchestrator.training_v2.exceptions import CheckpointDoesNotExistError, ValidationError
+from orchestrator.training_v2.lifecycle import LIFECYCLE
+from orchestrator.training_v2.models import Resources, RunState
+from orchestrator.training_v2.quantities import demand_of
+from orchestrator.training_v2.tables import BlueprintRow, CheckpointRow, RunRow
+
+log = structlog.get_logger(__name__)
+
+KIND = "training"
+#: Characters of notes.
+LONGEST_NOTES = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run to be created."""
+
+    name: str
+    version: str
+    resources: Resources
+    config: Mapping[str, Any]
+    task_type: str
+    blueprint_id: str
+    project_id: str
+    notes: str | None = None
+
+
+def submit(new: NewRun, *, request_id: str | None = None) -> str:
+    """Write the run, its ledger job and its first unit in one transaction, then nudge dispatch; returns the run's id.
+
+    A second submission with the same `request_id` returns the first one's run. With the broker away the
+    run is accepted all the same.
+
+    Raises:
+        ValidationError: a value is wrong, or the config does not fit the blueprint.
+        BlueprintDoesNotExistError: there is no such blueprint.
+        ProjectNotFound: there is no such project. In every case nothing was written.
+    """
+    try:
+        run_id, is_new = transact(_write, new, request_id)
+    except IntegrityError:
+        # Another submission with the same request id committed first: run again, and find its run.
+        run_id, is_new = transact(_write, new, request_id)
+    if is_new:
+        log.info("run_created", run=run_id, blueprint=new.blueprint_id)
+        ledger.nudge()
+    return run_id
+
+
+def validate(blueprint_id: str, config: Mapping[str, Any]) -> None:
+    """Hold a config against a blueprint.
+
+    Raises:
+        ValidationError: names every offending field.
+        BlueprintDoesNotExistError: there is no such blueprint.
+    """
+    with reading() as session:
+        schema = find_blueprint(session, blueprint_id).config_schema
+    check_config(config, schema)
+
+
+def step_unit(launch: int) -> NewUnit:
+    """The unit that drives a run to its end, from a launch on; from 0 for one that was just created."""
+    return NewUnit(f"{KIND}.step", f"from launch {launch}", QueueName.TRAINING)
+
+
+def hold_checkpoints(session: Session, run_id: str, config: Mapping[str, Any]) -> None:
+    """Keep the checkpoints that the run starts from for as long as it is alive.
+
+    Raises:
+        CheckpointDoesNotExistError: one of them is not there.
+    """
+    for checkpoint_id in sorted(set(_named_checkpoints(config))):
+        ledger.holds.place(session, subject_of(checkpoint_id), run_id)
+        row = session.scalar(
+            select(CheckpointRow.id).where(CheckpointRow.id == checkpoint_id, CheckpointRow.deleted_at.is_(None))
+        )
+        if row is None:
+            raise CheckpointDoesNotExistError(checkpoint_id)
+
+
+def _write(session: Session, new: NewRun, request_id: str | None) -> tuple[str, bool]:
+    if request_id is not None:
+        former = ledger.requested(session, KIND, request_id)
+        if former is not None:
+            return former, False
+    blueprint = find_blueprint(session, new.blueprint_id)
+    _check(new, blueprint)
+    project = session.get(ProjectRow, storable(new.project_id))
+    if project is None:
+        raise ProjectNotFound(f"no project has the id {new.project_id!r}")
+    run_id = new_id()
+    ledger.open_job(
+        session,
+        job_id=run_id,
+        kind=KIND,
+        project_id=project.id,
+        weight=project.weight,
+        request_id=request_id,
+        first=step_unit(0),
+    )
+    session.add(
+        RunRow(
+            id=run_id,
+            state=RunState.RUN_CREATED,
+            name=new.name,
+            version=new.version,
+            project_id=project.id,
+            user_id=_user(),
+            blueprint_id=blueprint.id,
+            task_type=new.task_type,
+            resources=new.resources.model_dump(mode="json"),
+            config=dict(new.config),
+            notes=new.notes,
+            progress=[],
+            checkpoint_policy=blueprint.checkpoint_policy,
+            runtime=settings().training_runtime,
+        )
+    )
+    session.flush()
+    LIFECYCLE.begin(session, run_id)
+    hold_checkpoints(session, run_id, new.config)
+    return run_id, True
+
+
+def _check(new: NewRun, blueprint: BlueprintRow) -> None:
+    try:
+        check_name(new.name, "run")
+        check_name(new.version, "run version")
+    except InvalidRequest as error:
+        raise ValidationError(error.body) from error
+    if new.notes is not None and (len(new.notes) > LONGEST_NOTES or storable(new.notes) != new.notes):
+        raise ValidationError(f"notes: use up to {LONGEST_NOTES:,} characters, without NUL")
+    if not new.task_type or storable(new.task_type) != new.task_type:
+        raise ValidationError(f"task_type: {new.task_type!r} is none")
+    if blueprint.task_types and new.task_type not in blueprint.task_types:
+        choices = ", ".join(blueprint.task_types)
+        raise ValidationError(f"task_type: blueprint {blueprint.name!r} has no {new.task_type!r}, only {choices}")
+    if settings().training_runtime == "local" and not blueprint.entry_point:
+        raise ValidationError(f"blueprint_id: {blueprint.name!r} has no entry point, which a local process needs")
+    if settings().training_runtime == "kubernetes" and not blueprint.image:
+        raise ValidationError(f"blueprint_id: {blueprint.name!r} has no image, which a Kubernetes job needs")
+    demand_of(new.resources)
+    check_config(new.config, blueprint.config_schema)
+
+
+def _named_checkpoints(config: object) -> Iterator[str]:
+    """Every `{"checkpoint_id": "…"}` in a config, as the documented idiom has it."""
+    match config:
+        case Mapping():
+            for name, value in config.items():
+                if name == "checkpoint_id" and isinstance(value, str):
+                    yield value
+                else:
+                    yield from _named_checkpoints(value)
+        case list():
+            for value in config:
+                yield from _named_checkpoints(value)
+
+
+def _user() -> str:
+    if settings().user:
+        return settings().user
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"  # a container may run as a number that has no name
