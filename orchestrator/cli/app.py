@@ -10,14 +10,20 @@ import structlog
 import typer
 
 from orchestrator.cli import (
+    blueprint,
     bulk_inference,
     dataset,
     db,
     demo,
     doctor,
+    export,
     flower,
+    inference,
     model,
     project,
+    retention,
+    run,
+    schedule,
     snapshot,
     up,
     work,
@@ -41,11 +47,17 @@ app.command("doctor", rich_help_panel=RUNNING)(doctor.doctor)
 app.command("flower", rich_help_panel=RUNNING)(flower.flower)
 app.add_typer(db.app, name="db", rich_help_panel=RUNNING)
 app.add_typer(bulk_inference.app, name="bulk-inference", rich_help_panel=JOBS)
+app.add_typer(inference.app, name="inference", rich_help_panel=JOBS)
+app.add_typer(export.app, name="export", rich_help_panel=JOBS)
+app.add_typer(retention.app, name="retention", rich_help_panel=JOBS)
+app.add_typer(run.app, name="run", rich_help_panel=JOBS)
+app.add_typer(schedule.app, name="schedule", rich_help_panel=JOBS)
 app.add_typer(work.app, name="work", rich_help_panel=JOBS)
 app.add_typer(project.app, name="project", rich_help_panel=REGISTRY)
 app.add_typer(dataset.app, name="dataset", rich_help_panel=REGISTRY)
 app.add_typer(snapshot.app, name="snapshot", rich_help_panel=REGISTRY)
 app.add_typer(model.app, name="model", rich_help_panel=REGISTRY)
+app.add_typer(blueprint.app, name="blueprint", rich_help_panel=REGISTRY)
 
 
 def _print_version(wanted: bool) -> None:

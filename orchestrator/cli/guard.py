@@ -30,6 +30,8 @@ UNAVAILABLE = 3  #: a server is away, or the database has no tables yet
 
 #: PostgreSQL's codes for a table and for a column that is not there.
 MISSING = ("42P01", "42703")
+#: What a disk that is full is called: by PostgreSQL; and by SQLite when it writes, and when it opens a database.
+FULL = ("53100", "SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")
 
 
 EXAMPLE = "sqlite:///file or postgresql://user:password@host/database"
@@ -127,6 +129,11 @@ def explain_database(error: Exception) -> tuple[int, str]:
             code, message = USAGE, f"ORCHESTRATOR_DATABASE_URL is no database URL: use {EXAMPLE}"
         case DBAPIError() if is_unmigrated(error):
             code, message = UNAVAILABLE, f"the database {shown} lacks tables: run `orchestrator db upgrade`"
+        case OperationalError() if is_full(error):
+            code, message = (
+                UNAVAILABLE,
+                f"the disk of the database {shown} is full: free some space",
+            )
         case OperationalError() | InterfaceError() | PoolTimeout():
             code, message = UNAVAILABLE, f"the database {shown} does not answer: {getattr(error, 'orig', error)}"
         case _:
@@ -138,6 +145,12 @@ def is_unmigrated(error: DBAPIError) -> bool:
     """Whether a statement failed because a table or column is not there."""
     text = str(error.orig)
     return getattr(error.orig, "sqlstate", None) in MISSING or "no such table" in text or "no such column" in text
+
+
+def is_full(error: DBAPIError) -> bool:
+    """Whether there was no room for what was to be written."""
+    code = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
+    return code in FULL
 
 
 def shown_database() -> str:

@@ -11,22 +11,21 @@ import typer
 from orchestrator.cli.guard import NeedsDatabase
 from orchestrator.cli.names import find_model, find_project
 from orchestrator.cli.output import JsonOption, ProjectOption, ago, moment, print_facts, print_json, print_table
-from orchestrator.registry import list_models, register_model
-from orchestrator.registry.models import Endpoint, InferenceAction, InputCodec, Model, OutputCodec, TaskType
+from orchestrator.registry import list_models, register_model, serve_model
+from orchestrator.registry.models import (
+    USUAL_INPUT,
+    USUAL_OUTPUT,
+    Endpoint,
+    InferenceAction,
+    InputCodec,
+    Model,
+    OutputCodec,
+    TaskType,
+)
 
 E = TypeVar("E", bound=Enum)
 
 app = typer.Typer(help="Models, and the servers that answer for them.", no_args_is_help=True)
-
-#: What a task's output is, unless somebody says otherwise.
-OUTPUTS = {
-    TaskType.IMAGE_CLASSIFICATION: OutputCodec.CLASSIFICATION,
-    TaskType.IMAGE_EMBEDDING: OutputCodec.EMBEDDING,
-    TaskType.IMAGE_SEGMENTATION: OutputCodec.OBJECTS,
-    TaskType.OBJECT_DETECTION: OutputCodec.OBJECTS,
-    TaskType.ORIENTED_OBJECT_DETECTION: OutputCodec.OBJECTS,
-    TaskType.TEXT_EMBEDDING: OutputCodec.EMBEDDING,
-}
 
 
 def _slug(member: Enum) -> str:
@@ -92,8 +91,8 @@ def register(
     labels: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="File of class names, a line each.")
     ] = None,
-    max_concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight, in each process.")] = None,
-    requests_per_second: Annotated[float | None, typer.Option(help="Requests a second, of each process.")] = None,
+    max_concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight, over all workers.")] = None,
+    requests_per_second: Annotated[float | None, typer.Option(help="Requests a second, over all workers.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds until a request counts as timed out.")] = 30.0,
     as_json: JsonOption = False,
 ) -> None:
@@ -102,8 +101,8 @@ def register(
         url=url,
         model_name=server_model or name,
         model_version=server_version,
-        input_codec=input_codec or _usual_input(task_type),
-        output_codec=output_codec or OUTPUTS[task_type],
+        input_codec=input_codec or USUAL_INPUT[task_type],
+        output_codec=output_codec or USUAL_OUTPUT[task_type],
         input_name=input_name,
         output_name=output_name,
         labels=None if labels is None else labels.read_text(encoding="utf-8").splitlines(),
@@ -139,8 +138,18 @@ def show(
     _print(find_model(name, project, version), as_json)
 
 
-def _usual_input(task_type: TaskType) -> InputCodec:
-    return InputCodec.TEXT if task_type is TaskType.TEXT_EMBEDDING else InputCodec.IMAGE_BASE64
+@app.command("serve", cls=NeedsDatabase)
+def serve(
+    name: Annotated[str, typer.Argument(help="Name or id.")],
+    url: Annotated[str, typer.Option(help="Base URL of its Open Inference Protocol server, without /v2.")],
+    project: ProjectOption = None,
+    version: Annotated[str | None, typer.Option(help="The one registered last by default.")] = None,
+    server_model: Annotated[str | None, typer.Option(help="Its name on the server, if it is another now.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which server answers for a model from now on, such as one made of a checkpoint."""
+    changes = {} if server_model is None else {"model_name": server_model}
+    _print(serve_model(find_model(name, project, version).id, url, **changes), as_json)
 
 
 def _print(model: Model, as_json: bool) -> None:
@@ -160,7 +169,7 @@ def _print(model: Model, as_json: bool) -> None:
             ("project", model.project_id),
             ("task", model.task_type.value),
             ("methods", ", ".join(action.value for action in model.actions)),
-            ("endpoint", endpoint.url),
+            ("endpoint", endpoint.url or "none yet: `orchestrator model serve`"),
             ("on the server", " ".join(filter(None, (endpoint.model_name, endpoint.model_version)))),
             ("codecs", f"{endpoint.input_codec.value} in, {endpoint.output_codec.value} out"),
             ("labels", ", ".join(endpoint.labels or ())),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from orchestrator.database import reading
 from orchestrator.errors import DatasetNotFound, InvalidRequest, ModelNotFound, ProjectNotFound, SnapshotNotFound
+from orchestrator.inference_store.tables import StoreModelRow
 from orchestrator.registry import (
     get_dataset,
     get_model,
@@ -58,6 +60,19 @@ def find_model(name: str, project: str | None, version: str | None = None) -> Mo
         with suppress(ModelNotFound):
             return get_model(name, version=version)
     return get_model(name, project_id=find_project(project).id, version=version)
+
+
+def find_store_model(name: str, project: str | None) -> str:
+    """The id of the model that is registered for inference storage; it may be unknown to the registry.
+
+    Raises:
+        NotFound: no such project or model.
+        InvalidRequest: a name is given, and there are several projects.
+    """
+    with reading() as session:
+        if project is None and session.get(StoreModelRow, name) is not None:
+            return name
+    return find_model(name, project).id
 
 
 def find_snapshot(name: str | None, dataset: Dataset) -> Snapshot:

@@ -31,6 +31,7 @@ ProjectOption = Annotated[
 STYLES = {
     "succeeded": "green",
     "done": "green",
+    "complete": "green",
     "running": "cyan",
     "leased": "cyan",
     "running_failed": "yellow",
@@ -38,6 +39,13 @@ STYLES = {
     "dead": "red",
     "aborted": "magenta",
     "cancelled": "magenta",
+    "job_completed": "green",
+    "job_running": "cyan",
+    "job_pending": "yellow",
+    "job_unknown": "yellow",
+    "job_failed": "red",
+    "job_create_failed": "red",
+    "job_terminated": "magenta",
 }
 
 

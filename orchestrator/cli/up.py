@@ -57,6 +57,7 @@ class Status:
                 ("blobs", addresses.blobs),
                 ("broker", addresses.broker),
                 ("workers", f"{counted(len(names), 'process').replace('processs', 'processes')}, and beat"),
+                ("metrics", f"{addresses.metrics['beat']} (of beat; workers: {addresses.folder / 'metrics.json'})"),
                 ("logs", str(addresses.folder / "logs")),
             ],
         )

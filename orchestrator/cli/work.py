@@ -30,11 +30,12 @@ from orchestrator.errors import Conflict, JobNotFound, NotFound
 from orchestrator.ledger import UnitState, UnitSummary
 from orchestrator.ledger.submissions import rejections
 from orchestrator.ledger.tables import JobRow, UnitRow
+from orchestrator.training_v2.steering import restart
 
 app = typer.Typer(help="Units of work, dead ones, and refused submissions.", no_args_is_help=True)
 
 #: How a job that has ended is opened again, by its kind.
-REOPEN: Mapping[str, Callable[[str], object]] = {"bulk_inference": retry_bulk_inference_job}
+REOPEN: Mapping[str, Callable[[str], object]] = {"bulk_inference": retry_bulk_inference_job, "training": restart}
 
 JobOption = Annotated[str | None, typer.Option("--job", "-j", help="Only units of this job.")]
 

@@ -13,6 +13,7 @@ import structlog
 from typer.testing import CliRunner
 
 from orchestrator import registry
+from orchestrator.bulk_inference import plan as planning
 from orchestrator.cli.app import app, quiet_logs
 from orchestrator.registry.models import Endpoint, InputCodec, OutputCodec, TaskType
 
@@ -98,3 +99,9 @@ def catalog(database: Database, source: Path) -> Catalog:
     )
     model = registry.register_model(project.id, "reader", TaskType.IMAGE_CLASSIFICATION, endpoint)
     return Catalog(project.id, dataset.id, snapshot.id, model.id)
+
+
+@pytest.fixture(autouse=True)
+def planned_in_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small jobs stand for large ones here: each is planned by a unit of its own."""
+    monkeypatch.setattr(planning, "AT_ONCE", 0)
