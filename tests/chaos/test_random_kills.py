@@ -1,81 +1,78 @@
-"""Random kills and wipes under a job: the books balance whatever happened, and the job comes to an end."""
+"""Workers that are killed at random, parent or child, over and over: nothing is lost and nothing is doubled."""
 
 from __future__ import annotations
 
-import os
-import random
-import signal
 import time
-from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 
-from orchestrator.bulk_inference import (
-    get_bulk_inference_failures,
-    submit_bulk_inference_job,
-    wait_for_bulk_inference_job,
-)
-from tests.conftest import forget_settings
-from tests.end_to_end.conftest import BRISK
-from tests.support.bulk_inference import set_scene, stored
-from tests.support.model_server import ModelServer
-from tests.support.processes import Workers
+from orchestrator import ledger
+from orchestrator.bulk_inference import ProgressState
+from orchestrator.bulk_inference.suspects import KEY
+from tests.chaos.harness import Harness, Member
+from tests.support.bulk_inference import stored
 
 if TYPE_CHECKING:
     from tests.conftest import Database
-    from tests.support.services import Broker
 
-DATUMS = 20_000
-FAULTS = 15
-
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
-
-
-def test_after_random_kills_and_wipes_every_datum_has_one_outcome(
-    database: Database,
-    broker: Broker,
-    worker_processes: Workers,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A unit that is hit three times is given up by design; its datums are failures then, and not lost."""
-    for name, value in BRISK.items():
-        monkeypatch.setenv(name, value)
-    forget_settings()
-    seed = int(os.environ.get("ORCHESTRATOR_CHAOS_SEED", time.time_ns() % 1_000_000))
-    print(f"ORCHESTRATOR_CHAOS_SEED={seed}")
-    chance = random.Random(seed)
-    with ModelServer(record=False, delay=0.005) as server:
-        scene = set_scene(tmp_path, DATUMS, url=server.url, max_concurrency=8)
-        job_id = submit_bulk_inference_job(scene.request())
-        worker_processes.beat()
-        workers = [worker_processes.start(concurrency=1), worker_processes.start(concurrency=1)]
-        for _ in range(FAULTS):
-            time.sleep(chance.uniform(0.3, 1.2))  # the moment is the point: no condition to wait for
-            place = chance.randrange(len(workers))
-            match chance.choice(("child", "worker", "broker")):
-                case "child":
-                    kill_child(workers[place].pid, chance)
-                case "worker":
-                    workers[place].kill()
-                    workers[place] = worker_processes.start(concurrency=1)
-                case _:
-                    broker.wipe()
-        server.behaviour.delay = 0
-        details = wait_for_bulk_inference_job(job_id, timeout=timedelta(seconds=120))
-    failed = [failure.ordinal for failure in get_bulk_inference_failures(job_id, limit=DATUMS)]
-    kept = stored(job_id)
-    assert sorted(kept + failed) == list(range(DATUMS))
-    assert (details.num_computed, details.num_failed) == (len(kept), len(failed))
-    assert details.status == ("failed" if failed else "succeeded")
-    assert {failure.failure_class for failure in get_bulk_inference_failures(job_id)} <= {"abandoned"}
+#: Of so many kills, one hits a worker's parent; the others hit a process of a pool.
+PARENTS = 8
+#: Datums in a request.
+BATCH = 4
+#: The server's delays, in seconds: while the job is behind the kills, and while it is ahead of them.
+BEHIND, AHEAD = 0.002, 0.5
 
 
-def kill_child(pid: int, chance: random.Random) -> None:
-    """SIGKILL one process of a worker's pool, if it has one just now."""
-    children = [child.pid for child in psutil.Process(pid).children() if "spawn_main" in " ".join(child.cmdline())]
-    if children:
-        os.kill(chance.choice(children), signal.SIGKILL)
+def run_with_kills(harness: Harness, datums: int, kills: int, *, every: float) -> None:
+    """Run a job of `datums`, and kill a process `every` so many seconds, evenly over all of the job."""
+    harness.server.behaviour.delay = AHEAD
+    scene = harness.scene(datums)
+    workers = harness.start(workers=2, concurrency=2)
+    job_id = harness.submit(scene, batch_size=BATCH)
+    harness.until(lambda: harness.job(job_id).num_computed, "the first results", within=60)
+    begun, killed = time.monotonic(), 0
+    while killed < kills:
+        # The moment is the point: there is nothing to wait for.
+        end = time.monotonic() + harness.chance.uniform(0.5, 1.5) * every
+        while time.monotonic() < end:
+            # What was asked is ahead of what is stored, by what kills have undone and what is on its way.
+            asked = harness.server.seen.requests * BATCH
+            harness.server.behaviour.delay = AHEAD if asked * kills > datums * killed else BEHIND
+            harness.pause(0.05)
+        assert not harness.is_over(job_id), f"the job was over after {killed} kills"
+        killed += kill_one(harness, harness.chance.choice(workers), parent=killed % PARENTS == 0)
+    took = time.monotonic() - begun
+    print(f"{kills} kills in {took:.0f} s, {sum(worker.restarts for worker in workers)} of them parents")
+    print(f"then {harness.job(job_id).num_computed} of {datums} datums were stored")
+    print(f"{pieces_of(job_id)} pieces of units were made")
+    harness.server.behaviour.delay = 0
+    (details,) = harness.wait(job_id, within=240)
+    assert (details.status, details.reason) == (ProgressState.SUCCEEDED, "")
+    assert (details.num_computed, details.num_failed, details.expected_total) == (datums, 0, datums)
+    assert stored(job_id) == list(range(datums))
+
+
+def pieces_of(job_id: str) -> int:
+    """Units that were made of others whose attempts got nowhere."""
+    return sum(unit.key.startswith(KEY) for unit in ledger.list_units(job_id, limit=100_000))
+
+
+def kill_one(harness: Harness, worker: Member, *, parent: bool) -> bool:
+    """Kill the worker's parent, or one process of its pool; says whether there was one to kill."""
+    if parent:
+        harness.kill(worker)
+        return True
+    return harness.kill_child(worker)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_few_kills_lose_nothing_and_double_nothing(harness: Harness) -> None:
+    run_with_kills(harness, 3_000, 8, every=0.5)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(600)
+def test_many_kills_lose_nothing_and_double_nothing(harness: Harness, database: Database) -> None:
+    size, kills = (100_000, 200) if database.kind == "sqlite" else (20_000, 40)
+    run_with_kills(harness, size, kills, every=0.8)
