@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -46,12 +47,19 @@ class Stage:
 @contextmanager
 def stage(kind: DatabaseKind, datums: int) -> Iterator[Stage]:
     """Start a database and a broker, and import a snapshot of `datums` small files."""
+    # As for Ctrl-C: everything that was started ends, and its folders go.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="orchestrator-bench-")))
         reaper = stack.enter_context(Reaper())
         os.environ["ORCHESTRATOR_HOME"] = str(home)
         os.environ["ORCHESTRATOR_LOG_LEVEL"] = "WARNING"
+        # Workers are killed at the end, and so leave their temporary files where they are: they go with the home.
+        os.environ["TMPDIR"] = str(home / "temporary")
+        Path(os.environ["TMPDIR"]).mkdir()
         os.environ["ORCHESTRATOR_BROKER_URL"] = stack.enter_context(own_redis(reaper)).url
+        os.environ.pop("ORCHESTRATOR_DATABASE_URL", None)
+        os.environ.pop("ORCHESTRATOR_BLOB_URL", None)
         if kind == "postgres":
             url = stack.enter_context(own_postgres(reaper)).url
             os.environ["ORCHESTRATOR_DATABASE_URL"] = url.render_as_string(hide_password=False)
@@ -107,10 +115,11 @@ def counts(model: Model) -> dict[str, int]:
     return found
 
 
-def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows in columns."""
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]], *, texts: int = 0) -> None:
+    """Print rows in columns, of which the first `texts` hold words rather than numbers."""
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     print(f"\n{title}")
     for row in cells:
-        print("  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+        columns = enumerate(zip(row, widths, strict=True))
+        print("  " + "  ".join(cell.ljust(size) if at < texts else cell.rjust(size) for at, (cell, size) in columns))
