@@ -31,15 +31,15 @@ check: .venv/installed  ## lint, format, types, imports and size limits, in unde
 docs: .venv/installed  ## write the state machines into docs/architecture.md, from the code
 	@$(BIN)/python -m scripts.state_tables
 
-services: .venv/installed  ## the tests that use a server, on this machine's PostgreSQL, Redis and RabbitMQ
+services: .venv/installed  ## what a server makes a difference to, on this machine's PostgreSQL, Redis and RabbitMQ
 	@ORCHESTRATOR_TEST_SERVICES="$${ORCHESTRATOR_TEST_SERVICES:-1}" \
-		$(BIN)/python -m pytest -m "services and not chaos" $(ARGS)
+		$(BIN)/python -m pytest -m "services and not chaos" -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 chaos: .venv/installed  ## the slow tests: everything is killed, cut and wiped, over and over
-	@$(BIN)/python -m pytest -m chaos $(ARGS)
+	@$(BIN)/python -m pytest -m chaos -n 2 --dist loadfile $(ARGS)
 
-bench: .venv/installed  ## measure the throughput, and print it beside what the machine allows
-	@$(BIN)/python -m benchmarks.bulk_inference $(ARGS)
+bench: .venv/installed  ## every benchmark on both databases, and one table of goals and figures
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean:  ## remove .venv, caches and what the demo left
 	rm -rf .venv .orchestrator .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage dist build

@@ -20,6 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from examples.digits.aftermath import Exported, Swept, export, retain
 from examples.digits.dataset import LABELS, write_dataset
 from examples.digits.train import train_and_save
 from orchestrator import registry
@@ -53,6 +54,8 @@ class Summary:
     job: str
     folder: str
     confusion_picture: str
+    exported: Exported
+    retained: Swept
     seconds: float
 
 
@@ -68,7 +71,7 @@ def main() -> None:
     except KeyboardInterrupt:
         raise SystemExit("interrupted; everything that was started has been stopped") from None
     if arguments.json:
-        print(json.dumps(asdict(summary)))
+        print(json.dumps(asdict(summary), default=str))
     else:
         report(console, summary, evaluation)
     raise SystemExit(0 if summary.status == ProgressState.SUCCEEDED else 1)
@@ -94,7 +97,11 @@ def run(folder: Path, console: Console) -> tuple[Summary, Evaluation]:
         job = show(job_id) if not console.stderr else wait_for_bulk_inference_job(job_id)
         evaluation = Evaluation.model_validate(get_bulk_inference_evaluation(job_id))
         picture = confusion_picture(evaluation, folder / "confusion.png")
-    return summarise(job, evaluation, picture, folder, time.monotonic() - started), evaluation
+        console.print("5. exporting images, inferences and annotations as an archive, and importing that as a snapshot")
+        exported = export(model, snapshot, folder)
+        console.print("6. retention: protecting one inference, listing what is too old, deleting what was listed")
+        swept = retain(model)
+    return summarise(job, evaluation, picture, exported, swept, folder, time.monotonic() - started), evaluation
 
 
 @contextmanager
@@ -173,8 +180,16 @@ def show(job_id: str) -> JobDetails:
     return wait_for_bulk_inference_job(job_id, timeout=timedelta(seconds=PATIENCE))
 
 
-def summarise(job: JobDetails, evaluation: Evaluation, picture: Path, folder: Path, seconds: float) -> Summary:
-    """The figures of a job that has ended."""
+def summarise(
+    job: JobDetails,
+    evaluation: Evaluation,
+    picture: Path,
+    exported: Exported,
+    swept: Swept,
+    folder: Path,
+    seconds: float,
+) -> Summary:
+    """The figures of jobs that have ended."""
     assert job.started_at is not None
     assert job.finished_at is not None
     inferring = (job.finished_at - job.started_at).total_seconds()
@@ -187,6 +202,8 @@ def summarise(job: JobDetails, evaluation: Evaluation, picture: Path, folder: Pa
         job=job.job_id,
         folder=str(folder),
         confusion_picture=str(picture),
+        exported=exported,
+        retained=swept,
         seconds=round(seconds, 1),
     )
 
@@ -206,7 +223,12 @@ def report(console: Console, summary: Summary, evaluation: Evaluation) -> None:
         f"[bold]{summary.datums} datums, {summary.failed} failed, {summary.datums_per_second:,.0f} datums a second, "
         f"accuracy {summary.accuracy:.3f}[/bold], in {summary.seconds:.0f} s from nothing\n"
         f"results  {summary.folder} (ORCHESTRATOR_HOME={summary.folder} orchestrator bulk-inference list)\n"
-        f"picture  {summary.confusion_picture}",
+        f"picture  {summary.confusion_picture}\n"
+        f"archive  {summary.exported.archive}: {summary.exported.inferences} inferences, "
+        f"{summary.exported.size:,} bytes; imported again, its {summary.exported.images} images are "
+        f"{'the same' if summary.exported.same else 'NOT the same'}\n"
+        f"deleted  {summary.retained.deleted} of {summary.retained.listed} inferences that a dry run had listed; "
+        f"{summary.retained.left} left, protected in between; {summary.retained.receipts} receipts",
         soft_wrap=True,
     )
 

@@ -23,6 +23,9 @@ def test_the_demo_infers_over_real_digits_and_leaves_no_process_behind(tmp_path:
     summary = json.loads(answer.stdout)
     assert (summary["status"], summary["datums"], summary["failed"]) == ("succeeded", 597, 0)
     assert summary["accuracy"] > 0.9
+    exported, retained = summary["exported"], summary["retained"]
+    assert (exported["inferences"], exported["images"], exported["same"]) == (597, 597, True)
+    assert (retained["listed"], retained["deleted"], retained["left"]) == (597, 596, 1)
     assert Path(summary["confusion_picture"]).read_bytes().startswith(b"\x89PNG")
     wait_until(lambda: not processes_of(tmp_path), "everything that the demo started has ended")
 
