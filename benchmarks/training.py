@@ -18,7 +18,7 @@ from benchmarks.figures import Figure, at_least, at_most, parser, report, withou
 from benchmarks.snapshots import analyze
 from benchmarks.stage import stage
 from orchestrator.training_v2 import Run, intake
-from orchestrator.training_v2.metrics import NewMetric
+from orchestrator.training_v2.measured import NewMetric
 from orchestrator.training_v2.watch import watch
 from tests.support.training import StageRuntime, fall_silent, running, runtimes, set_scene
 

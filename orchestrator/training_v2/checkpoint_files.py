@@ -23,7 +23,7 @@ from orchestrator.storage import blobs
 from orchestrator.training_v2.exceptions import CheckpointDoesNotExistError, ValidationError
 from orchestrator.training_v2.fence import hold_launch
 from orchestrator.training_v2.keeping import superfluous
-from orchestrator.training_v2.metrics import LARGEST_STEP
+from orchestrator.training_v2.measured import check_step
 from orchestrator.training_v2.tables import CheckpointFileRow, CheckpointRow
 
 log = structlog.get_logger(__name__)
@@ -93,8 +93,7 @@ def check_files(run_id: str, checkpoint_id: str, files: Sequence[CheckpointFile]
 def begin(session: Session, run_id: str, launch: int, global_step: int) -> CheckpointDraft:
     """Write an incomplete checkpoint."""
     hold_launch(session, run_id, launch)
-    if not 0 <= global_step <= LARGEST_STEP:
-        raise ValidationError(f"global_step {global_step} is no step: count from 0")
+    check_step(global_step)
     draft = draft_of(run_id, new_id())
     session.add(CheckpointRow(id=draft.id, run_id=run_id, launch=launch, global_step=global_step))
     session.flush()

@@ -90,3 +90,24 @@ class StaleLaunch(errors.OrchestratorError):
         super().__init__(f"launch {launch} of run {run_id} is over: end its trainer")
         self.run_id = run_id
         self.launch = launch
+
+
+class RunnerError(errors.OrchestratorError):
+    """Training code could not talk to its run."""
+
+
+class NotInARun(RunnerError):
+    """This process is not the trainer of a run."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this process is no run's trainer: start it with `orchestrator run create`, "
+            "or ask `runner.is_run()` first in a script that is also tried by hand"
+        )
+
+
+class SupervisorGone(RunnerError):
+    """The supervisor of this trainer does not listen any more: the launch is over, and nothing can be reported."""
+
+    def __init__(self, why: object = "it closed the connection") -> None:
+        super().__init__(f"this trainer's supervisor has gone ({why}): the launch is over, end the trainer")

@@ -17,13 +17,25 @@ from orchestrator.training_v2.checkpoint_files import CheckpointDraft, Checkpoin
 from orchestrator.training_v2.exceptions import StaleLaunch, ValidationError
 from orchestrator.training_v2.fence import Orders, fenced, hold_launch, set_columns, standing_of
 from orchestrator.training_v2.lifecycle import LAUNCHING, STOPPING, WRITABLE, end, move
-from orchestrator.training_v2.metrics import TICK, NewMetric, check_metrics, insert_metrics
+from orchestrator.training_v2.measured import NewMetric, check_metrics
+from orchestrator.training_v2.metrics import TICK, insert_metrics
 from orchestrator.training_v2.models import Progress
 from orchestrator.training_v2.models import RunState as State
 from orchestrator.training_v2.runtime import Exited
 from orchestrator.training_v2.tables import RunRow
 
 log = structlog.get_logger(__name__)
+
+
+def claim(run_id: str, launch: int, supervisor: str) -> dict[str, Any]:
+    """Become the one supervisor of a launch whose trainer cannot be started yet; returns the run's config.
+
+    Who claimed it says that it has arrived once the trainer is started.
+
+    Raises:
+        StaleLaunch: the launch is over, or wanted no more, or another supervises it: start nothing.
+    """
+    return fenced(_claim, run_id, launch, supervisor)
 
 
 def arrive(run_id: str, launch: int, supervisor: str) -> Orders:
@@ -146,6 +158,14 @@ def settle_exit(session: Session, run_id: str, launch: int, exited: Exited, *, b
     else:
         state, reason = State.JOB_FAILED, exited.reason or f"its trainer ended with exit code {exited.code}"
     return state if end(session, run_id, state, reason=reason, details=details, by=by) else None
+
+
+def _claim(session: Session, run_id: str, launch: int, supervisor: str) -> dict[str, Any]:
+    standing = hold_launch(session, run_id, launch, LAUNCHING)
+    if standing.supervisor not in (None, supervisor):
+        raise StaleLaunch(run_id, launch)
+    set_columns(session, run_id, supervisor=supervisor)
+    return dict(session.execute(select(RunRow.config).where(RunRow.id == run_id)).scalar_one())
 
 
 def _arrive(session: Session, run_id: str, launch: int, supervisor: str) -> Orders:

@@ -3,54 +3,27 @@
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
-from typing import NamedTuple
 
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from orchestrator.database import insert_rows, instant_text, reading, storable
 from orchestrator.training_v2.exceptions import ValidationError
+from orchestrator.training_v2.measured import NewMetric
 from orchestrator.training_v2.models import Metric
 from orchestrator.training_v2.runtime import job_id
 from orchestrator.training_v2.tables import MetricRow
 
-#: Characters; an index holds tags.
-LONGEST_TAG = 500
 #: No two metrics of a run are of the same instant: this far apart they are listed in the order in which they came.
 TICK = timedelta(microseconds=1)
 END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 #: Metrics in memory at a time when all are read.
 PAGE = 10_000
-#: Steps are 64 bits wide.
-LARGEST_STEP = 2**63 - 1
 
 COLUMNS = ("created_at", "global_step", "tag", "value")
-
-
-class NewMetric(NamedTuple):
-    """A number that a trainer measured; None, NaN and infinity are not kept."""
-
-    global_step: int
-    tag: str
-    value: float | None
-
-
-def check_metrics(metrics: Sequence[NewMetric]) -> list[NewMetric]:
-    """Those that can be kept.
-
-    Raises:
-        ValidationError: a tag is too long, or a step is no step.
-    """
-    for step, tag, _ in metrics:
-        if not 0 < len(tag) <= LONGEST_TAG:
-            raise ValidationError(f"tag {tag[:40]!r} has {len(tag)} characters: use 1 to {LONGEST_TAG}")
-        if not 0 <= step <= LARGEST_STEP:
-            raise ValidationError(f"global_step {step} of {tag!r} is no step: count from 0")
-    return [metric for metric in metrics if metric.value is not None and math.isfinite(metric.value)]
 
 
 def insert_metrics(

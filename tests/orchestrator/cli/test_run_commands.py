@@ -11,7 +11,7 @@ import pytest
 from orchestrator.cli.run_watch import sparkline
 from orchestrator.training_v2 import Progress, intake
 from orchestrator.training_v2.logs import keep_log
-from orchestrator.training_v2.metrics import NewMetric
+from orchestrator.training_v2.measured import NewMetric
 from orchestrator.training_v2.runtime import Exited
 from tests.support.training import SCHEMA, StageRuntime, drive, save_checkpoint
 from tests.support.training import state as state_of

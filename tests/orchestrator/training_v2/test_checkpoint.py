@@ -27,7 +27,7 @@ from orchestrator.training_v2 import (
 )
 from orchestrator.training_v2.checkpoint import latest_checkpoint
 from orchestrator.training_v2.checkpoint_files import CheckpointFile
-from orchestrator.training_v2.metrics import NewMetric
+from orchestrator.training_v2.measured import NewMetric
 from orchestrator.training_v2.model_making import source_of
 from orchestrator.training_v2.runtime import Exited
 from orchestrator.training_v2.watch import sweep

@@ -14,7 +14,7 @@ from orchestrator.training_v2 import Progress, Run, ValidationError, intake
 from orchestrator.training_v2.exceptions import StaleLaunch
 from orchestrator.training_v2.fence import Orders
 from orchestrator.training_v2.logs import keep_log, read_log
-from orchestrator.training_v2.metrics import LONGEST_TAG, NewMetric
+from orchestrator.training_v2.measured import LONGEST_TAG, NewMetric
 from orchestrator.training_v2.runtime import Exited
 from tests.support.ledger import at_once
 from tests.support.training import Scene, StageRuntime, fall_silent, history, row, running, take_step

@@ -29,7 +29,7 @@ from orchestrator.ledger.tables import UnitRow
 from orchestrator.training_v2 import Run, RunState, TrainingConflict, intake
 from orchestrator.training_v2.exceptions import StaleLaunch
 from orchestrator.training_v2.lifecycle import LAUNCHING, LIFECYCLE, STOPPING, WRITABLE
-from orchestrator.training_v2.metrics import NewMetric
+from orchestrator.training_v2.measured import NewMetric
 from orchestrator.training_v2.runtime import Alive, Exited, Gone, Waiting
 from orchestrator.training_v2.tables import TERMINAL
 from orchestrator.training_v2.watch import watch

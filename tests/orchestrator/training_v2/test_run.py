@@ -33,7 +33,7 @@ from orchestrator.training_v2 import (
 )
 from orchestrator.training_v2.checkpoint_files import subject_of
 from orchestrator.training_v2.logs import keep_log
-from orchestrator.training_v2.metrics import NewMetric
+from orchestrator.training_v2.measured import NewMetric
 from orchestrator.training_v2.runtime import Exited
 from orchestrator.training_v2.steering import sweep_deleted
 from orchestrator.training_v2.submit import NewRun, submit

@@ -1,0 +1,1 @@
+"""Where trainers of runs run: processes of this machine, and Kubernetes jobs."""

@@ -1,0 +1,193 @@
+"""The reports of one launch: a socket that its trainer talks to, and everything behind it."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+from orchestrator.errors import ApiException
+from orchestrator.training_v2.exceptions import StaleLaunch, ValidationError
+from orchestrator.training_v2.measured import check_metrics
+from orchestrator.training_v2.models import Progress
+from orchestrator.training_v2.runner import wire
+from workers.runtimes.reports.checkpoints import Checkpoints
+from workers.runtimes.reports.measurements import Measurements
+from workers.runtimes.reports.outlasting import GivenUp, Outlasting
+from workers.runtimes.reports.output import Output
+
+log = structlog.get_logger(__name__)
+
+#: Trainers' connections that wait to be taken.
+BACKLOG = 128
+
+
+class Reports:
+    """Takes what the trainer of a launch reports and prints, and stores it.
+
+    While the database or the blob store is away it keeps some of it, makes the trainer wait with the rest, and tries
+    again: nothing is dropped and nothing is doubled. Connections are served by threads of their own.
+
+    Parameters:
+        run_id: The run.
+        launch: The number of its launch.
+        folder: The launch's folder, which exists.
+        shared: Whether the socket is for the folder's group, too, as where trainer and supervisor are two users.
+    """
+
+    def __init__(self, run_id: str, launch: int, folder: Path, *, shared: bool = False) -> None:
+        self._run_id = run_id
+        self._launch = launch
+        self._folder = folder
+        self._mode = 0o660 if shared else 0o600
+        self._outlasting = Outlasting()
+        self._measurements = Measurements(run_id, launch, self._outlasting)
+        self._checkpoints = Checkpoints(run_id, launch, self._outlasting)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listening = threading.Thread(target=self._listen, name="reports", daemon=True)
+        self._lock = threading.Lock()
+        self._served: dict[socket.socket, threading.Thread] = {}
+        self._outputs: list[Output] = []
+
+    @property
+    def stale(self) -> bool:
+        """Whether a report was refused because the launch is over: kill the trainer; nothing more is stored."""
+        return self._outlasting.is_stale
+
+    def open(self) -> None:
+        """Listen on the folder's `socket`."""
+        path = self._folder / wire.SOCKET
+        previous = os.umask(0o777 & ~self._mode)
+        try:
+            self._listener.bind(str(path))
+        finally:
+            os.umask(previous)
+        self._listener.listen(BACKLOG)
+        self._measurements.start()
+        self._listening.start()
+
+    def keep_output(self, descriptor: int) -> None:
+        """Keep what can be read from `descriptor` until its end as the launch's log; closes it then."""
+        self._outputs.append(Output(self._run_id, self._launch, descriptor, self._outlasting))
+
+    def close(self, within: float) -> bool:
+        """Store what is left in sockets and pipes, and end. The trainer and all that it has started must have gone.
+
+        Returns:
+            Whether everything was stored within so many seconds.
+        """
+        self._outlasting.end(within)
+        self._stop_listening()
+        whole = True
+        for connection, thread in self._connections():
+            thread.join(self._outlasting.left)
+            if thread.is_alive():
+                whole = False
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+        whole &= self._measurements.close(self._outlasting.left)
+        for output in self._outputs:
+            whole &= output.close(self._outlasting.left)
+        return whole and not self.stale
+
+    def _connections(self) -> list[tuple[socket.socket, threading.Thread]]:
+        with self._lock:
+            return list(self._served.items())
+
+    def _stop_listening(self) -> None:
+        """Take every connection that was made, and no other."""
+        self._listener.settimeout(0)
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as last:
+            # Wakes the thread that waits for a connection; from then on it does not wait.
+            last.settimeout(self._outlasting.left)
+            last.connect(str(self._folder / wire.SOCKET))
+        (self._folder / wire.SOCKET).unlink(missing_ok=True)
+        self._listening.join(self._outlasting.left)
+        self._listener.close()
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            connection.setblocking(True)
+            thread = threading.Thread(target=self._serve, args=[connection], name="report", daemon=True)
+            with self._lock:
+                self._served[connection] = thread
+            thread.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        """Answer a connection until its other end has gone."""
+        try:
+            with connection:
+                while (received := wire.receive(connection)) is not None:
+                    answer = self._answered(*received)
+                    if answer is not None:
+                        wire.send(connection, answer)
+                    if isinstance(answer, wire.Refused):
+                        return
+        except OSError as error:
+            log.debug("report_broken_off", run=self._run_id, error=str(error))
+        finally:
+            with self._lock:
+                self._served.pop(connection, None)
+
+    def _answered(self, message: wire.Message, descriptor: int | None) -> wire.Answer | None:
+        try:
+            return self._do(message, descriptor)
+        except (ApiException, StaleLaunch, GivenUp, wire.WireError) as error:
+            return wire.refusal(error)
+        except Exception as error:
+            # The one place where an unforeseen error may end: it is logged, and told to the trainer.
+            log.exception("report_failed", run=self._run_id, launch=self._launch)
+            return wire.refusal(error)
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def _do(self, message: wire.Message, descriptor: int | None) -> wire.Answer | None:  # noqa: C901  a table of cases
+        """What the message asks for."""
+        if self.stale:
+            raise StaleLaunch(self._run_id, self._launch)
+        match message:
+            case wire.Metrics(metrics):
+                check_metrics(metrics)
+                self._measurements.add(metrics)
+                return None
+            case wire.CurrentProgress(progress):
+                self._measurements.replace(checked_progress(progress))
+                return None
+            case wire.Flush():
+                self._measurements.flush()
+            case wire.Begin(global_step):
+                return self._checkpoints.begin(global_step)
+            case wire.Keep(checkpoint_id, path) if descriptor is not None:
+                self._checkpoints.keep(checkpoint_id, path, descriptor)
+            case wire.Complete(checkpoint_id):
+                self._checkpoints.complete(checkpoint_id)
+            case wire.Discard(checkpoint_id):
+                self._checkpoints.discard(checkpoint_id)
+            case wire.Find(checkpoint_id):
+                return self._checkpoints.find(checkpoint_id)
+            case wire.Fill(checkpoint_id, number) if descriptor is not None:
+                self._checkpoints.fill(checkpoint_id, number, descriptor)
+            case _:
+                raise wire.WireError(f"{type(message).__name__} is no request, or lacks its file")
+        return wire.Done()
+
+
+def checked_progress(progress: list[wire.NewProgress]) -> list[Progress]:
+    """The progress as the intake wants it.
+
+    Raises:
+        ValidationError: a value is no finite number.
+    """
+    if not all(math.isfinite(each.value) and math.isfinite(each.final_value) for each in progress):
+        raise ValidationError("progress: value and final_value must be finite numbers")
+    return [Progress(**each._asdict()) for each in progress]
