@@ -143,7 +143,10 @@ def start_workers(surroundings: Stage, processes: int) -> dict[str, Running]:
 
 
 def run(surroundings: Stage, model: Model, batch_size: int) -> float:
-    """A whole job from its submission to its end; returns datums a second."""
+    """A whole job from its submission to its end; returns datums a second.
+
+    Its index is made afterwards, and is over when this returns.
+    """
     submitted = clock.now()
     job_id = create_bulk_inference_job(request(surroundings, model, batch_size))
     assert job_id is not None
@@ -151,6 +154,7 @@ def run(surroundings: Stage, model: Model, batch_size: int) -> float:
     job = wait_for_bulk_inference_job(job_id, timeout=timedelta(hours=1), interval=timedelta(seconds=0.25))
     check(job)
     assert job.finished_at is not None
+    surroundings.settle()
     return job.num_computed / (job.finished_at - submitted).total_seconds()
 
 

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Literal
 
 import httpx
+from sqlalchemy import select
 
 from benchmarks.instant_server import LABELS
 from orchestrator import registry, schema
-from orchestrator.database import dispose
+from orchestrator.database import dispose, reading
+from orchestrator.ledger.tables import JobRow
 from orchestrator.logs import configure_logging
 from orchestrator.registry.models import Endpoint, InputCodec, Model, OutputCodec, Project, Snapshot, TaskType
 from orchestrator.settings import settings
-from tests.support.processes import Workers
+from tests.support.processes import Workers, wait_until
 from tests.support.reaper import Reaper
 from tests.support.services import own_postgres, own_redis
 
@@ -42,6 +44,15 @@ class Stage:
     def split(self) -> str:
         """The name of the snapshot's only split."""
         return self.snapshot.splits[0].split
+
+    def settle(self) -> None:
+        """Wait until nothing is to be done: what a job leaves behind, such as its index, would slow the next down."""
+        wait_until(_is_idle, "every job is closed", within=600)
+
+
+def _is_idle() -> bool:
+    with reading() as session:
+        return session.scalar(select(JobRow.id).where(JobRow.closed_at.is_(None)).limit(1)) is None
 
 
 @contextmanager

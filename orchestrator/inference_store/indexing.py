@@ -34,8 +34,8 @@ PAGE: Final = 500
 AT_ONCE: Final = 64
 #: Inferences of a unit at least, and units of a job at most: they are written in the transaction that ends the job.
 SMALLEST, MOST_UNITS = 8192, 64
-#: Seconds of work after which a unit gives way.
-SLICE: Final = 5.0
+#: Seconds of work after which a unit gives way: jobs are planned and ended on the same queue, and people wait for that.
+SLICE: Final = 0.5
 #: Behind whatever else the project has to do.
 PRIORITY: Final = -100
 
