@@ -6,9 +6,9 @@ import os
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 #: The file in the home folder where `orchestrator up` leaves the addresses of what it started.
@@ -18,6 +18,15 @@ ENV_FILE = "orchestrator.env"
 def home() -> Path:
     """The folder of an embedded instance: `ORCHESTRATOR_HOME`, else `.orchestrator` here."""
     return Path(os.environ.get("ORCHESTRATOR_HOME", ".orchestrator")).absolute()
+
+
+class KubernetesGpu(BaseModel):
+    """How a cluster knows a type of GPU: the resource that its nodes offer, and labels of the nodes that have it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    resource: str = "nvidia.com/gpu"
+    node_selector: dict[str, str] = Field(default_factory=dict)
 
 
 class Settings(BaseSettings):
@@ -66,6 +75,27 @@ class Settings(BaseSettings):
     training_heartbeat_seconds: float = Field(30, gt=0)
     #: How often a run is launched again by itself because its trainer was lost.
     training_restarts: int = Field(3, ge=0)
+    #: The kubeconfig file of the cluster in which runs are Kubernetes jobs, and a context in it; by default the
+    #: cluster around this pod, else what kubectl would use.
+    kubernetes_config: Path | None = None
+    kubernetes_context: str = ""
+    #: What the cluster is called here: the same for every worker that reaches it.
+    kubernetes_cluster: str = "kubernetes"
+    kubernetes_namespace: str = "default"
+    #: Whom training pods act as.
+    kubernetes_service_account: str = "orchestrator-training"
+    #: The project's own image, for the sidecar that reports for a trainer.
+    kubernetes_sidecar_image: str = ""
+    #: The Secret with the sidecar's environment: `ORCHESTRATOR_DATABASE_URL`, `ORCHESTRATOR_BLOB_URL` and so on.
+    kubernetes_secret: str = "orchestrator-training"  # noqa: S105  the name of an object, not a password
+    #: Further labels of training jobs and pods.
+    kubernetes_labels: dict[str, str] = Field(default_factory=dict)
+    #: Types of GPUs; one that is not among them is taken for `nvidia.com/gpu` on any node.
+    kubernetes_gpus: dict[str, KubernetesGpu] = Field(default_factory=dict)
+    #: Fields of the pod's spec that replace ours, such as `tolerations` or `imagePullSecrets`.
+    kubernetes_pod_spec: dict[str, Any] = Field(default_factory=dict)
+    #: Days after which ended jobs are removed from the cluster.
+    kubernetes_keep_days: float = Field(7, gt=0)
     #: Where a worker, or beat, serves `/metrics` and `/livez`; port 0 for nowhere.
     metrics_port: int = Field(0, ge=0, le=65535)
     metrics_address: str = "127.0.0.1"

@@ -19,7 +19,7 @@ STAMP = os.path.join(VENV, "installed")
 
 OLDEST, NEWEST = (3, 11), (3, 13)
 CANDIDATES = ("python3.13", "python3.12", "python3.11", "python3", "python")
-EXTRAS = "archives,postgres,embedded,evaluation,flower,demo"
+EXTRAS = "archives,postgres,embedded,evaluation,kubernetes,flower,demo"
 
 #: What pip says, and what to make of it: the first pattern found wins.
 DIAGNOSES = (

@@ -59,8 +59,8 @@ class Reports:
         """Whether a report was refused because the launch is over: kill the trainer; nothing more is stored."""
         return self._outlasting.is_stale
 
-    def open(self) -> None:
-        """Listen on the folder's `socket`."""
+    def bind(self) -> None:
+        """Make the folder's `socket`: whoever connects is served when the reports are opened."""
         path = self._folder / wire.SOCKET
         previous = os.umask(0o777 & ~self._mode)
         try:
@@ -68,6 +68,11 @@ class Reports:
         finally:
             os.umask(previous)
         self._listener.listen(BACKLOG)
+
+    def open(self) -> None:
+        """Listen on the folder's `socket`, which is made if it was not."""
+        if not self._listener.getsockname():
+            self.bind()
         self._measurements.start()
         self._listening.start()
 
@@ -182,7 +187,7 @@ class Reports:
         return wire.Done()
 
 
-def checked_progress(progress: list[wire.NewProgress]) -> list[Progress]:
+def checked_progress(progress: list[wire.Progress]) -> list[Progress]:
     """The progress as the intake wants it.
 
     Raises:

@@ -1,0 +1,264 @@
+"""The Kubernetes API as training needs it: a handful of calls of the official client, each with a time limit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cached_property
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+
+from orchestrator.errors import OrchestratorError, Unavailable
+from orchestrator.settings import settings
+
+if TYPE_CHECKING:
+    from kubernetes.client import BatchV1Api, CoreV1Api
+    from urllib3 import BaseHTTPResponse
+
+#: An object of the API, as JSON has it: nothing is made of its many fields that nobody asks for.
+Object = Mapping[str, Any]
+
+#: Seconds for a connection, and for an answer.
+TIMEOUT = (3.0, 10.0)
+#: Seconds without a line after which a log that is followed is asked for again: its connection may be dead.
+QUIET = 60.0
+#: Seconds of a log that are asked for twice: its clock and ours may differ.
+LAP = 10
+#: Objects of one answer.
+PAGE = 500
+
+
+class Rejected(OrchestratorError):
+    """The API understood the request, and refused it."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+class Listed(NamedTuple):
+    """Objects, and what time it was at the API when it listed them."""
+
+    items: list[Object]
+    now: datetime
+
+
+class ClusterApi:
+    """One namespace of the cluster that the settings name. Threads may share it.
+
+    Every method raises `Unavailable` when the API cannot be reached, does not answer in time, or answers
+    with 401, 403, 429 or a failure of its own: all these somebody mends, or they pass.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+
+    def jobs(self, selector: str) -> Listed:
+        """Jobs with these labels."""
+        return self._list(self._batch.list_namespaced_job, selector)
+
+    def pods(self, selector: str) -> Listed:
+        """Pods with these labels."""
+        return self._list(self._core.list_namespaced_pod, selector)
+
+    def job(self, name: str) -> Object | None:
+        """The job of this name, if there is one."""
+        return self._get(self._batch.read_namespaced_job, name)
+
+    def pod(self, name: str) -> Object | None:
+        """The pod of this name, if there is one."""
+        return self._get(self._core.read_namespaced_pod, name)
+
+    def create_job(self, body: Object) -> None:
+        """Create a job.
+
+        Raises:
+            Rejected: 409 if one has its name, 422 or another code if it will never be taken.
+        """
+        self._call(self._batch.create_namespaced_job, body=body)
+
+    def suspend_job(self, name: str) -> None:
+        """Let no further pod of the job begin.
+
+        Raises:
+            Rejected: 404 if there is no such job.
+        """
+        self._call(
+            self._batch.patch_namespaced_job,
+            name=name,
+            body={"spec": {"suspend": True}},
+            _content_type="application/merge-patch+json",
+        )
+
+    def delete_job(self, name: str) -> None:
+        """Delete a job and its pods; one that is gone is no error."""
+        self._delete(self._batch.delete_namespaced_job, name, {"propagationPolicy": "Background"})
+
+    def delete_pod(self, name: str, uid: str, grace: int) -> None:
+        """Let this pod, and no later one of its name, end within so many seconds; one that is gone is no error."""
+        self._delete(
+            self._core.delete_namespaced_pod, name, {"gracePeriodSeconds": grace, "preconditions": {"uid": uid}}
+        )
+
+    @contextmanager
+    def log(self, pod: str, container: str, since: datetime | None) -> Iterator[Iterator[bytes]]:
+        """The lines of a container's log, each behind its time, until it has ended or the connection has.
+
+        Raises:
+            Rejected: 400 while the container waits to be started, 404 if there is no such pod.
+        """
+        recent = (
+            {} if since is None else {"since_seconds": max(1, int((datetime.now(UTC) - since).total_seconds()) + 5)}
+        )
+        response = self._ask(
+            self._core.read_namespaced_pod_log,
+            name=pod,
+            container=container,
+            follow=True,
+            timestamps=True,
+            _request_timeout=(TIMEOUT[0], QUIET),
+            **recent,
+        )
+        try:
+            yield _lines(response)
+        finally:
+            response.close()
+
+    def _list(self, method: Callable[..., Any], selector: str) -> Listed:
+        items: list[Object] = []
+        options: dict[str, Any] = {"label_selector": selector, "limit": PAGE}
+        while True:
+            response = self._ask(method, **options)
+            page = _read(response)
+            items += page["items"]
+            following = page["metadata"].get("continue")
+            if not following:
+                return Listed(items, _date(response))
+            options["_continue"] = following
+
+    def _get(self, method: Callable[..., Any], name: str) -> Object | None:
+        try:
+            return self._call(method, name=name)
+        except Rejected as rejected:
+            if rejected.status == 404:
+                return None
+            raise Unavailable(f"the Kubernetes API refused to show {name}: {rejected.message}") from rejected
+
+    def _delete(self, method: Callable[..., Any], name: str, options: Object) -> None:
+        try:
+            self._call(method, name=name, body=options)
+        except Rejected as rejected:
+            # 409: another object has the name by now.
+            if rejected.status not in (404, 409):
+                raise Unavailable(f"the Kubernetes API refused to delete {name}: {rejected.message}") from rejected
+
+    def _call(self, method: Callable[..., Any], **options: Any) -> Object:
+        return _read(self._ask(method, **options))
+
+    def _ask(self, method: Callable[..., Any], **options: Any) -> BaseHTTPResponse:
+        """The answer to a call, whose body has not been read; one that says no is an error."""
+        from urllib3.exceptions import HTTPError
+
+        options = {"namespace": self.namespace, "_request_timeout": TIMEOUT, "_preload_content": False, **options}
+        try:
+            answer = method(**options)
+            # The client wraps what urllib3 answered.
+            response: BaseHTTPResponse = getattr(answer, "response", answer)
+            if response.status >= 400:
+                message = _message(response.data)
+                response.close()
+            else:
+                return response
+        except (HTTPError, OSError) as error:
+            raise Unavailable(f"the Kubernetes API does not answer: {error}") from error
+        if response.status in (401, 403, 408, 410, 429) or response.status >= 500:
+            raise Unavailable(f"the Kubernetes API answered {response.status}: {message}")
+        raise Rejected(response.status, message)
+
+    @cached_property
+    def _batch(self) -> BatchV1Api:
+        from kubernetes.client import BatchV1Api
+
+        return BatchV1Api(self._client)
+
+    @cached_property
+    def _core(self) -> CoreV1Api:
+        from kubernetes.client import CoreV1Api
+
+        return CoreV1Api(self._client)
+
+    @cached_property
+    def _client(self) -> Any:
+        return connect()
+
+    def close(self) -> None:
+        """Close the connections that are kept open."""
+        if "_client" in self.__dict__:
+            self._client.rest_client.pool_manager.clear()
+
+
+def connect() -> Any:
+    """A client for the cluster that the settings name, else the one around this pod, else kubectl's.
+
+    Raises:
+        Unavailable: no cluster is named anywhere, or the extra is not installed.
+    """
+    if find_spec("kubernetes") is None:
+        raise Unavailable("the Kubernetes client is not installed: `pip install 'orchestrator[kubernetes]'`")
+    from kubernetes import client, config
+
+    configuration = client.Configuration()
+    named, context = settings().kubernetes_config, settings().kubernetes_context or None
+    try:
+        if named is None and context is None and "KUBERNETES_SERVICE_HOST" in os.environ:
+            config.load_incluster_config(client_configuration=configuration)
+        else:
+            config.load_kube_config(
+                None if named is None else str(named), context, client_configuration=configuration, persist_config=False
+            )
+    except config.ConfigException as error:
+        raise Unavailable(f"no Kubernetes cluster: {error}; see ORCHESTRATOR_KUBERNETES_CONFIG") from error
+    # Whoever asked asks again, later and with all else in mind.
+    configuration.retries = False
+    return client.ApiClient(configuration)
+
+
+def _read(response: BaseHTTPResponse) -> Object:
+    from urllib3.exceptions import HTTPError
+
+    try:
+        found: Object = orjson.loads(response.data)
+    except (HTTPError, OSError, ValueError) as error:
+        raise Unavailable(f"the Kubernetes API broke off: {error}") from error
+    return found
+
+
+def _lines(response: BaseHTTPResponse) -> Iterator[bytes]:
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield from response
+    except (HTTPError, OSError) as error:
+        raise Unavailable(f"the Kubernetes API broke off: {error}") from error
+
+
+def _date(response: BaseHTTPResponse) -> datetime:
+    """The API's clock, to the second; ours, if it does not tell."""
+    try:
+        return parsedate_to_datetime(response.headers["Date"]).astimezone(UTC)
+    except (KeyError, ValueError):
+        return datetime.now(UTC)
+
+
+def _message(body: bytes) -> str:
+    """What a refusal says; it is a Status object, unless something between here and the API wrote it."""
+    try:
+        return str(orjson.loads(body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return body[:500].decode(errors="replace")
