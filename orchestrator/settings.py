@@ -71,6 +71,8 @@ class Settings(BaseSettings):
     user: str = ""
     #: What launches training runs.
     training_runtime: Literal["local", "kubernetes"] = "local"
+    #: Seconds between two looks at the trainers that run.
+    training_interval: float = Field(1, gt=0)
     #: A trainer that was silent for so many seconds is lost; it shows itself at a third of it.
     training_heartbeat_seconds: float = Field(30, gt=0)
     #: How often a run is launched again by itself because its trainer was lost.

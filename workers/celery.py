@@ -20,7 +20,8 @@ import workers.tasks.inference_index
 import workers.tasks.retention
 import workers.tasks.schedules
 import workers.tasks.submissions
-import workers.tasks.ticks  # noqa: F401  as those above, for their tasks
+import workers.tasks.ticks
+import workers.tasks.training  # noqa: F401  as those above, for their tasks
 from orchestrator.database import dispose
 from orchestrator.logs import configure_logging
 from orchestrator.queues import QueueName, app
@@ -49,15 +50,19 @@ def _schedule_ticks(sender: Any, **_: Any) -> None:
     config = settings()
     # In memory: when a tick was last due is nothing that a beat needs to remember.
     sender.conf.beat_scheduler = "celery.beat:Scheduler"
-    for name, seconds in (
-        ("ticks.dispatch", config.dispatch_interval),
-        ("ticks.reconcile", config.reconcile_interval),
-        ("ticks.schedules", config.schedule_interval),
-        ("ticks.purge", config.purge_interval),
-        ("ticks.exports", config.purge_interval),
+    ticks, training = QueueName.TICKS.value, QueueName.TRAINING.value
+    for name, seconds, queue in (
+        ("ticks.dispatch", config.dispatch_interval, ticks),
+        ("ticks.reconcile", config.reconcile_interval, ticks),
+        ("ticks.schedules", config.schedule_interval, ticks),
+        ("ticks.purge", config.purge_interval, ticks),
+        ("ticks.exports", config.purge_interval, ticks),
+        # Only where trainers are launched can anybody see how they fare.
+        ("ticks.training", config.training_interval, training),
+        ("ticks.checkpoints", config.purge_interval, ticks),
     ):
         # A tick that nobody took in time is worthless: the next one does the same.
-        sender.add_periodic_task(seconds, sender.signature(name), name=name, queue=QueueName.TICKS.value, expires=60)
+        sender.add_periodic_task(seconds, sender.signature(name), name=name, queue=queue, expires=60)
 
 
 @setup_logging.connect

@@ -29,6 +29,7 @@ class Kind(StrEnum):
     BULK_INFERENCE = "bulk_inference"
     EXPORT = "export"
     RETENTION = "retention"
+    TRAINING = "training"
 
 
 app = typer.Typer(help="Submit jobs again and again, by the clock.", no_args_is_help=True)

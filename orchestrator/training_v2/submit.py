@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pydantic
 import structlog
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -51,6 +53,22 @@ class NewRun:
     notes: str | None = None
 
 
+class Message(BaseModel):
+    """A run that somebody submits who is not in this process."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    version: str
+    resources: Resources
+    config: dict[str, Any]
+    task_type: str
+    blueprint_id: str
+    project_id: str
+    notes: str | None = None
+    request_id: str | None = Field(None, max_length=255)
+
+
 def submit(new: NewRun, *, request_id: str | None = None) -> str:
     """Write the run, its ledger job and its first unit in one transaction, then nudge dispatch; returns the run's id.
 
@@ -71,6 +89,24 @@ def submit(new: NewRun, *, request_id: str | None = None) -> str:
         log.info("run_created", run=run_id, blueprint=new.blueprint_id)
         ledger.nudge()
     return run_id
+
+
+def submit_message(spec: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """`submit` for a message from a queue or a schedule, whose parts have not been checked yet.
+
+    Raises:
+        InvalidRequest: a field is missing, unknown or of the wrong type.
+        ValidationError: as `submit`.
+        BlueprintDoesNotExistError: as `submit`.
+        ProjectNotFound: as `submit`.
+    """
+    try:
+        message = Message.model_validate({**spec, **options})
+    except pydantic.ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise InvalidRequest(wrong) from error
+    values = {name: getattr(message, name) for name in NewRun.__dataclass_fields__}
+    return submit(NewRun(**values), request_id=message.request_id)
 
 
 def validate(blueprint_id: str, config: Mapping[str, Any]) -> None:

@@ -165,7 +165,7 @@ def test_the_time_limit_lies_well_within_the_visibility_timeout() -> None:
     assert config["task_time_limit"] <= config["broker_transport_options"]["visibility_timeout"] / 2
 
 
-def test_beat_ticks_on_the_queue_of_ticks_and_no_tick_outlives_a_minute() -> None:
+def test_beat_ticks_on_the_queue_of_ticks_or_of_trainers_and_no_tick_outlives_a_minute() -> None:
     options = {"queue": "ticks", "expires": 60}
     assert of_a_worker("{k: [v['task'], v['schedule'], v['options']] for k, v in app.conf.beat_schedule.items()}") == {
         "ticks.dispatch": ["ticks.dispatch", settings().dispatch_interval, options],
@@ -173,6 +173,8 @@ def test_beat_ticks_on_the_queue_of_ticks_and_no_tick_outlives_a_minute() -> Non
         "ticks.schedules": ["ticks.schedules", settings().schedule_interval, options],
         "ticks.purge": ["ticks.purge", settings().purge_interval, options],
         "ticks.exports": ["ticks.exports", settings().purge_interval, options],
+        "ticks.checkpoints": ["ticks.checkpoints", settings().purge_interval, options],
+        "ticks.training": ["ticks.training", settings().training_interval, {**options, "queue": "training"}],
     }
 
 

@@ -19,6 +19,7 @@ from orchestrator.inference_store.exports.submit import submit_message as submit
 from orchestrator.inference_store.retention.submit import submit_message as submit_retention
 from orchestrator.ledger.submissions import EXCERPT_LENGTH, reject
 from orchestrator.queues import app
+from orchestrator.training_v2.submit import submit_message as submit_run
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +28,7 @@ KINDS: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], str]] = {
     "bulk_inference": submit_message,
     "export": submit_export,
     "retention": submit_retention,
+    "training": submit_run,
 }
 
 OPTIONS = ("request_id", "failure_threshold", "priority")
