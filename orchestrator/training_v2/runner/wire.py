@@ -30,11 +30,9 @@ LONGEST = 16 << 20
 METRICS = 1000
 
 _LENGTH = struct.Struct(">I")
-#: A descriptor that arrives must not leak into a process that is started at the same moment.
-_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
-class NewProgress(NamedTuple):
+class Progress(NamedTuple):
     """How far an operation has come."""
 
     operation: str
@@ -52,7 +50,7 @@ class Metrics(NamedTuple):
 class CurrentProgress(NamedTuple):
     """This is the progress now; no answer."""
 
-    progress: list[NewProgress]
+    progress: list[Progress]
 
 
 class Flush(NamedTuple):
@@ -85,7 +83,7 @@ class Discard(NamedTuple):
 
 
 class Find(NamedTuple):
-    """What is in a complete checkpoint, by default the run's latest; `Found`, or `Nothing` if the run has none."""
+    """What is in a complete checkpoint, by default the run's latest; `Found`."""
 
     checkpoint_id: str | None
 
@@ -115,10 +113,6 @@ class Found(NamedTuple):
     paths: list[str]
 
 
-class Nothing(NamedTuple):
-    """There is no such thing."""
-
-
 class Refused(NamedTuple):
     """What was asked for was not done: the name of an error, and what it says or is about."""
 
@@ -127,7 +121,7 @@ class Refused(NamedTuple):
 
 
 Request = Metrics | CurrentProgress | Flush | Begin | Keep | Complete | Discard | Find | Fill
-Answer = Done | Begun | Found | Nothing | Refused
+Answer = Done | Begun | Found | Refused
 Message = Request | Answer
 
 
@@ -174,8 +168,6 @@ def decode(body: bytes) -> Message:  # noqa: C901, PLR0911, PLR0912  one line fo
                 return Begun(checkpoint_id)
             case ["Found", str(checkpoint_id), int(step), list(paths)]:
                 return Found(checkpoint_id, step, [_text(path) for path in paths])
-            case ["Nothing"]:
-                return Nothing()
             case ["Refused", str(error), str(about)]:
                 return Refused(error, about)
     except (ValueError, RecursionError) as error:
@@ -239,8 +231,9 @@ def _head(connection: socket.socket) -> tuple[bytes, int | None]:
     """The length of the next message; less than that at the end of the connection."""
     head, found = b"", None
     while len(head) < _LENGTH.size:
-        part, descriptors, _, _ = socket.recv_fds(connection, _LENGTH.size - len(head), 1, _CLOSE_ON_EXEC)
+        part, descriptors, _, _ = socket.recv_fds(connection, _LENGTH.size - len(head), 1)
         for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
             if found is not None:
                 os.close(found)
             found = descriptor
@@ -269,10 +262,10 @@ def _metric(row: object) -> NewMetric:
     raise ValueError(f"{row!r:.80} is no metric")
 
 
-def _progress(row: object) -> NewProgress:
+def _progress(row: object) -> Progress:
     match row:
         case [str(operation), int() | float() as value, int() | float() as final_value, str(units)]:
-            return NewProgress(operation, value, final_value, units)
+            return Progress(operation, value, final_value, units)
     raise ValueError(f"{row!r:.80} is no progress")
 
 

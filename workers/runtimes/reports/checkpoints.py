@@ -84,7 +84,7 @@ class Checkpoints:
         self._until_done(intake.discard_checkpoint, self._run_id, self._launch, checkpoint_id)
         self._drafts.pop(checkpoint_id, None)
 
-    def find(self, checkpoint_id: str | None) -> wire.Found | wire.Nothing:
+    def find(self, checkpoint_id: str | None) -> wire.Found:
         """What is in a complete checkpoint, or in the run's latest."""
         return self._until_done(self._find, checkpoint_id)
 
@@ -98,10 +98,10 @@ class Checkpoints:
         except BlobNotFound as error:
             raise CheckpointDoesNotExistError(checkpoint_id) from error
 
-    def _find(self, checkpoint_id: str | None) -> wire.Found | wire.Nothing:
+    def _find(self, checkpoint_id: str | None) -> wire.Found:
         checkpoint = latest_checkpoint(self._run_id) if checkpoint_id is None else find_checkpoint(checkpoint_id)
         if checkpoint is None or checkpoint.id is None or checkpoint.global_step is None:
-            return wire.Nothing()
+            raise CheckpointDoesNotExistError(f"latest of run {self._run_id}")
         files = self._found[checkpoint.id] = files_of(checkpoint.id)
         return wire.Found(checkpoint.id, checkpoint.global_step, [file.path for file in files])
 

@@ -25,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 #: Trainers' connections that wait to be taken.
 BACKLOG = 128
+#: Seconds for what takes no time, unless the machine is very busy.
+PATIENCE = 5.0
 
 
 class Reports:
@@ -83,6 +85,8 @@ class Reports:
     def close(self, within: float) -> bool:
         """Store what is left in sockets and pipes, and end. The trainer and all that it has started must have gone.
 
+        Done again, it changes nothing.
+
         Returns:
             Whether everything was stored within so many seconds.
         """
@@ -106,13 +110,16 @@ class Reports:
 
     def _stop_listening(self) -> None:
         """Take every connection that was made, and no other."""
+        if self._listener.fileno() < 0 or not self._listening.is_alive():
+            self._listener.close()
+            return
         self._listener.settimeout(0)
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as last:
             # Wakes the thread that waits for a connection; from then on it does not wait.
-            last.settimeout(self._outlasting.left)
+            last.settimeout(PATIENCE)
             last.connect(str(self._folder / wire.SOCKET))
         (self._folder / wire.SOCKET).unlink(missing_ok=True)
-        self._listening.join(self._outlasting.left)
+        self._listening.join(PATIENCE)
         self._listener.close()
 
     def _listen(self) -> None:
