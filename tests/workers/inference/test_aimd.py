@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import random
 from itertools import count
 
 import pytest
@@ -11,6 +12,12 @@ from hypothesis import strategies as st
 
 from tests.support.simulated_server import Server, World, limits
 from workers.inference.aimd import CEILING, START, Aimd
+
+
+@pytest.fixture(autouse=True)
+def _same_dice() -> None:
+    """The waits between two tries are random; here each test has the same ones whenever it runs."""
+    random.seed(0)
 
 
 def simulate(control: Aimd, *, parallel: int, service: float, requests: int, reject_above: int | None = None) -> int:
