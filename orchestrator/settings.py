@@ -73,6 +73,11 @@ class Settings(BaseSettings):
     training_runtime: Literal["local", "kubernetes"] = "local"
     #: Seconds between two looks at the trainers that run.
     training_interval: float = Field(1, gt=0)
+    #: Where local runs have their folders; None means a folder in the home.
+    training_folder: Path | None = None
+    #: What local runs may demand together, as Kubernetes quantities; empty means what the host has.
+    training_cpu: str = ""
+    training_memory: str = ""
     #: A trainer that was silent for so many seconds is lost; it shows itself at a third of it.
     training_heartbeat_seconds: float = Field(30, gt=0)
     #: How often a run is launched again by itself because its trainer was lost.
@@ -129,6 +134,11 @@ class Settings(BaseSettings):
     def storage_url(self) -> str:
         """The blob URL, with the embedded default filled in."""
         return self.blob_url or (self.home / "blobs").as_uri()
+
+    @property
+    def launches_folder(self) -> Path:
+        """The folder of local runs, with the embedded default filled in."""
+        return (self.training_folder or self.home / "training").absolute()
 
     @property
     def lease(self) -> timedelta:
