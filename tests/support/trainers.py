@@ -37,6 +37,8 @@ class Supervised:
         """Start a trainer that does this, with `runner` and a few modules imported."""
         prelude = "import os, signal, sys, threading, time\nfrom pathlib import Path\n"
         prelude += "from orchestrator.training_v2 import runner\n"
+        # A thread that fails must not be overlooked.
+        prelude += "threading.excepthook = lambda failed: (print(repr(failed.exc_value)), os._exit(99))\n"
         reads, writes = os.pipe()
         trainer = subprocess.Popen(
             [sys.executable, "-c", prelude + dedent(code)],

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from operator import index
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import NamedTuple, SupportsIndex, TypeVar
 
 from orchestrator.errors import OrchestratorError
@@ -150,8 +151,29 @@ def _fill(folder: Path, found: wire.Found, number: int) -> None:
         ask(wire.Fill(found.checkpoint_id, number), wire.Done, file.fileno())
 
 
-def _at_once(work: Callable[[T], None], on: Iterable[T]) -> None:
-    """Do the work on each, several at a time; the first error ends it."""
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="checkpoint") as pool:
-        for _ in pool.map(work, on):
-            pass
+def _at_once(work: Callable[[T], None], on: Sequence[T]) -> None:
+    """Do the work on each, several at a time; after an error nothing new is begun.
+
+    A pool of the standard library would refuse to work for threads that outlive the main one.
+    """
+    left, failures = SimpleQueue[T](), list[BaseException]()
+    for each in on:
+        left.put(each)
+
+    def take_turns() -> None:
+        with suppress(Empty):
+            while not failures:
+                each = left.get_nowait()
+                try:
+                    work(each)
+                except BaseException as error:  # noqa: BLE001  raised below, in the thread that asked
+                    failures.append(error)
+
+    helpers = [threading.Thread(target=take_turns, daemon=True) for _ in range(min(AT_ONCE, len(on)) - 1)]
+    for helper in helpers:
+        helper.start()
+    take_turns()
+    for helper in helpers:
+        helper.join()
+    if failures:
+        raise failures[0]

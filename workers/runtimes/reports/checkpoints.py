@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from orchestrator.errors import BlobNotFound, Unavailable
+from orchestrator.errors import ApiException, BlobNotFound
 from orchestrator.storage import blobs
 from orchestrator.training_v2 import intake
 from orchestrator.training_v2.checkpoint import find_checkpoint, latest_checkpoint
@@ -133,7 +133,7 @@ def load(file: StoredFile, descriptor: int) -> None:
     """Write a file to an open one.
 
     Raises:
-        Unavailable: it is not as it was stored.
+        ApiException: it is not as it was stored.
     """
     digest = hashlib.sha256()
     with os.fdopen(descriptor, "wb", closefd=False) as target:
@@ -143,4 +143,4 @@ def load(file: StoredFile, descriptor: int) -> None:
             digest.update(piece)
             target.write(piece)
     if digest.hexdigest() != file.sha256:
-        raise Unavailable(f"the blob {file.key} is not what was stored as {file.path}: the blob store lost something")
+        raise ApiException(f"the blob {file.key} is not what was stored as {file.path}: the blob store lost something")

@@ -32,6 +32,8 @@ class Outlasting:
     def __init__(self) -> None:
         #: Whether a report was refused because the launch is over.
         self.is_stale = False
+        #: Whether the last try of anything failed because something is away.
+        self.is_waiting = False
         self._ended = threading.Event()
         self._deadline = float("inf")
 
@@ -59,12 +61,15 @@ class Outlasting:
         reported = 0.0
         while True:
             try:
-                return work(*args, **options)
+                done = work(*args, **options)
+                self.is_waiting = False
+                return done
             except StaleLaunch:
                 self.is_stale = True
                 self._ended.set()
                 raise
             except (SQLAlchemyError, Unavailable, OSError) as error:
+                self.is_waiting = True
                 if self.is_over:
                     raise GivenUp(f"the launch is over, and still: {error}") from error
                 if (now := time.monotonic()) > reported + 10:

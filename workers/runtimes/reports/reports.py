@@ -71,6 +71,11 @@ class Reports:
             os.umask(previous)
         self._listener.listen(BACKLOG)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the database or the blob store is away, as far as the last report could tell."""
+        return self._outlasting.is_waiting
+
     def open(self) -> None:
         """Listen on the folder's `socket`, which is made if it was not."""
         if not self._listener.getsockname():
