@@ -162,24 +162,21 @@ class ClusterApi:
         return _read(self._ask(method, **options))
 
     def _ask(self, method: Callable[..., Any], **options: Any) -> BaseHTTPResponse:
-        """The answer to a call, whose body has not been read; one that says no is an error."""
+        """The answer to a call, whose body has not been read."""
+        from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
         options = {"namespace": self.namespace, "_request_timeout": TIMEOUT, "_preload_content": False, **options}
         try:
-            answer = method(**options)
-            # The client wraps what urllib3 answered.
-            response: BaseHTTPResponse = getattr(answer, "response", answer)
-            if response.status >= 400:
-                message = _message(response.data)
-                response.close()
-            else:
-                return response
+            response: BaseHTTPResponse = method(**options)
+        except ApiException as error:
+            status, message = int(error.status or 0), _message(error.body or "")
+            if status in (401, 403, 408, 410, 429) or status >= 500:
+                raise Unavailable(f"the Kubernetes API answered {status}: {message}") from error
+            raise Rejected(status, message) from error
         except (HTTPError, OSError) as error:
             raise Unavailable(f"the Kubernetes API does not answer: {error}") from error
-        if response.status in (401, 403, 408, 410, 429) or response.status >= 500:
-            raise Unavailable(f"the Kubernetes API answered {response.status}: {message}")
-        raise Rejected(response.status, message)
+        return response
 
     @cached_property
     def _batch(self) -> BatchV1Api:
@@ -200,7 +197,7 @@ class ClusterApi:
     def close(self) -> None:
         """Close the connections that are kept open."""
         if "_client" in self.__dict__:
-            self._client.rest_client.pool_manager.clear()
+            self._client.close()
 
 
 def connect() -> Any:
@@ -256,9 +253,9 @@ def _date(response: BaseHTTPResponse) -> datetime:
         return datetime.now(UTC)
 
 
-def _message(body: bytes) -> str:
+def _message(body: str) -> str:
     """What a refusal says; it is a Status object, unless something between here and the API wrote it."""
     try:
         return str(orjson.loads(body)["message"])
     except (ValueError, KeyError, TypeError):
-        return body[:500].decode(errors="replace")
+        return body[:500]

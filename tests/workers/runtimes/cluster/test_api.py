@@ -1,0 +1,99 @@
+"""What the API refuses, and what becomes of a launch while it is away."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import Unavailable
+from orchestrator.training_v2.runtime import (
+    Alive,
+    Launch,
+    LaunchRefused,
+    Waiting,
+)
+from tests.support.kubernetes_api import Fault, KubernetesApi
+from tests.support.kubernetes_cluster import Cluster
+from tests.support.kubernetes_runs import MINUTE, a_launch, configure, look
+from workers.runtimes.cluster import api as cluster_api
+from workers.runtimes.cluster.manifest import job_body, job_name
+from workers.runtimes.kubernetes import KubernetesRuntime
+
+
+def test_another_ones_job_of_that_name_is_not_taken_for_ours(runtime: KubernetesRuntime, cluster: Cluster) -> None:
+    runtime.submit(launch := a_launch())
+    cluster.jobs[job_name(launch)]["metadata"]["labels"] = {}
+    with pytest.raises(LaunchRefused, match="another Kubernetes job has the name"):
+        runtime.submit(launch)
+
+
+@pytest.mark.parametrize("launch, why", [(a_launch(image=None), "no image"), (a_launch(number=10**40), "invalid")])
+def test_what_can_never_run_is_refused(runtime: KubernetesRuntime, cluster: Cluster, launch: Launch, why: str) -> None:
+    with pytest.raises(LaunchRefused, match=why):
+        runtime.submit(launch)
+    assert not cluster.jobs
+
+
+@pytest.mark.parametrize("status", [401, 403, 410, 429, 500, 503])
+def test_what_may_pass_is_waited_for(runtime: KubernetesRuntime, api: KubernetesApi, status: int) -> None:
+    launch = a_launch()
+    for _ in range(2):
+        api.faults.append(Fault(status))
+        with pytest.raises(Unavailable, match=str(status)):
+            runtime.submit(launch)
+    api.faults.append(Fault(status))
+    with pytest.raises(Unavailable):
+        runtime.terminate(launch, MINUTE)
+    assert isinstance(runtime.submit(launch), Waiting)
+
+
+def test_an_api_that_falls_silent_is_not_waited_for(
+    runtime: KubernetesRuntime, api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_api, "TIMEOUT", (0.2, 0.2))
+    api.faults.append(Fault(delay=0.5))
+    with pytest.raises(Unavailable, match="does not answer"):
+        look(runtime, a_launch())
+
+
+def test_a_job_whose_creation_was_not_answered_is_found_by_the_next_submission(
+    runtime: KubernetesRuntime, api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_api, "TIMEOUT", (0.2, 0.2))
+    launch = a_launch()
+    api.faults.extend([Fault(), Fault(delay=0.5, after=True)])
+    with pytest.raises(Unavailable):
+        runtime.submit(launch)
+    assert isinstance(runtime.submit(launch), Waiting)
+    assert api.cluster.started[job_name(launch)] == 1
+
+
+def test_nobody_is_at_home(runtime: KubernetesRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(monkeypatch, config=str(tmp_path / "nothing"))
+    with pytest.raises(Unavailable, match="no Kubernetes cluster"):
+        KubernetesRuntime().observe([a_launch()])
+    with KubernetesApi() as other:
+        gone = other.config(tmp_path / "gone")
+    configure(monkeypatch, config=str(gone))
+    with pytest.raises(Unavailable, match="does not answer"):
+        KubernetesRuntime().observe([a_launch()])
+
+
+def test_a_namespace_that_is_not_there_is_waited_for(runtime: KubernetesRuntime) -> None:
+    runtime.api.namespace = "elsewhere"
+    with pytest.raises(Unavailable, match="no namespace 'elsewhere'"):
+        runtime.submit(a_launch())
+
+
+def test_a_thousand_launches_are_observed_in_a_few_calls(runtime: KubernetesRuntime, api: KubernetesApi) -> None:
+    launches = [a_launch() for _ in range(1000)]
+    for launch, number in zip(launches, count(), strict=False):
+        api.cluster.create_job(job_body(launch, runtime.settings))
+        if number % 2:
+            api.cluster.start(job_name(launch))
+    api.calls.clear()
+    seen = runtime.observe(launches)
+    assert [type(one) for one in seen] == [Waiting, Alive] * 500
+    assert len(api.calls) == 4
