@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 import psutil
+from sqlalchemy.exc import NoResultFound
 
+from orchestrator import ledger
+from orchestrator.database import transact
+from orchestrator.errors import LeaseLost
 from orchestrator.ids import new_id
+from orchestrator.training_v2 import steering
 from orchestrator.training_v2.blueprint import create_blueprint
 from orchestrator.training_v2.models import NewBlueprint, Resources, RunState
 from orchestrator.training_v2.runner.surroundings import LAUNCH, RUN_ID
 from orchestrator.training_v2.runtime import Alive, LaunchName, Observation, job_id
+from orchestrator.training_v2.step import step
 from orchestrator.training_v2.tables import TERMINAL
 from tests.support.processes import wait_until
-from tests.support.training import Scene, row, state, take_step
+from tests.support.training import Scene, due_unit, row, state
 from workers.runtimes.folder import LaunchFolder
 from workers.runtimes.local import LocalRuntime
 from workers.runtimes.processes import kill_with_supervisor
@@ -68,9 +76,11 @@ class Stage:
         wait_until((self.folder(run_id).path / "ready").exists, f"the trainer of {run_id} is ready")
 
     def step(self, run_id: str) -> RunState:
-        """Take a step if the run has not ended; where it stands."""
-        if state(run_id) not in TERMINAL:
-            take_step(run_id, self.runtime)
+        """Take a step if the run has not ended, perhaps just now by its supervisor; where it stands."""
+        with suppress(NoResultFound, LeaseLost):
+            lease = ledger.claim(due_unit(run_id), "test")
+            if lease is not None:
+                transact(ledger.conclude, lease, step(lease, {"local": self.runtime}))
         return state(run_id)
 
     def step_until(self, run_id: str, *states: RunState, within: float = 30.0) -> RunState:
@@ -85,6 +95,10 @@ class Stage:
     def finish(self, run_id: str, *, within: float = 30.0) -> RunState:
         """Take steps until the run has ended."""
         return self.step_until(run_id, *(RunState(each) for each in TERMINAL), within=within)
+
+    def stop(self, run_id: str, grace: float = 30.0) -> None:
+        """Have the run stopped, as a person does."""
+        steering.stop(run_id, timedelta(seconds=grace))
 
     def name(self, run_id: str) -> LaunchName:
         """The run's current launch."""
@@ -115,6 +129,7 @@ class Stage:
     def trainer(self, run_id: str) -> int:
         """The number of the trainer's process."""
         trainer = wait_until(lambda: self.folder(run_id).trainer, "the trainer is known")
+        assert trainer is not None
         return trainer.pid
 
     def processes(self, run_id: str) -> list[psutil.Process]:
@@ -126,7 +141,9 @@ class Stage:
         for path in self.runtime.root.glob("*-*"):
             run_id, _, number = path.name.rpartition("-")
             launch = LaunchName(run_id, int(number), self.runtime.place)
-            if isinstance(self.runtime.observe([launch])[0], Alive):
+            supervisor = LaunchFolder(path).supervisor
+            is_test = supervisor is not None and supervisor.pid == os.getpid()
+            if not is_test and isinstance(self.runtime.observe([launch])[0], Alive):
                 self.runtime.terminate(launch, timedelta())
                 kill_with_supervisor(self.runtime._marks(launch), within=10)
 

@@ -33,6 +33,7 @@ from orchestrator.training_v2.runtime import (
     LaunchName,
     LaunchRefused,
     Observation,
+    Runtime,
     Waiting,
 )
 from orchestrator.training_v2.step import step
@@ -144,21 +145,21 @@ def refuse(why: str = "no such image") -> LaunchRefused:
     return LaunchRefused(why)
 
 
-def runtimes(runtime: StageRuntime) -> Mapping[str, StageRuntime]:
+def runtimes(runtime: Runtime) -> Mapping[str, Runtime]:
     return {"local": runtime}
 
 
-def take_step(run_id: str, runtime: StageRuntime) -> Outcome:
+def take_step(run_id: str, runtime: Runtime) -> Outcome:
     """Do what the run's unit does next, whenever it is due, and settle it."""
     return _work(run_id, runtime, "training.step")
 
 
-def take_finish(run_id: str, runtime: StageRuntime) -> Outcome:
+def take_finish(run_id: str, runtime: Runtime) -> Outcome:
     """Do what the unit does that finishes the run."""
     return _work(run_id, runtime, "training.finish")
 
 
-def _work(run_id: str, runtime: StageRuntime, kind: str) -> Outcome:
+def _work(run_id: str, runtime: Runtime, kind: str) -> Outcome:
     lease = ledger.claim(due_unit(run_id, kind), "test")
     assert lease is not None, "nobody else works on it"
     outcome = (step if kind == "training.step" else finish)(lease, runtimes(runtime))
