@@ -69,18 +69,21 @@ class Pod:
         self.logs = node.folder / f"logs{number}"
         self.logs.mkdir()
         self.processes: list[Running] = []
+        self.sidecar: Running | None = None
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
 
     def run(self) -> None:
         try:
-            sidecar = self.start_sidecar() if self.node.config else None
-            while sidecar and not (self.folder / "ready").exists() and not self.is_deleted and not self.is_abandoned:
+            self.sidecar = self.start_sidecar() if self.node.config else None
+            while (
+                self.sidecar and not (self.folder / "ready").exists() and not self.is_deleted and not self.is_abandoned
+            ):
                 self.node.is_over.wait(GLANCE)
             if not self.is_deleted:
                 self.run_trainer()
-            if sidecar:
-                sidecar.stop(within=0 if self.is_abandoned else PATIENCE)
+            if self.sidecar:
+                self.sidecar.stop(within=0 if self.is_abandoned else PATIENCE)
             self.node.cluster.end_pod(self.pod)
         finally:
             for process in self.processes:
@@ -100,6 +103,8 @@ class Pod:
                     is_told = True
                 if self.is_deleted and datetime.now(UTC) > self.deadline:
                     trainer.kill()
+                if self.sidecar and not self.sidecar.is_running:
+                    self.sidecar = self.start_sidecar()
                 self.node.is_over.wait(GLANCE)
             trainer.kill()
             self.copy(output.readlines())
