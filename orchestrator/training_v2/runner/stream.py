@@ -39,6 +39,7 @@ class Stream:
         """Take metrics that were checked, as soon as there is room."""
         with self._changed:
             if len(self._metrics) >= FULL:
+                self._changed.notify_all()
                 self._changed.wait_for(lambda: len(self._metrics) < FULL or self._failure)
             self._check()
             if not self._metrics:
@@ -109,7 +110,7 @@ class Stream:
             return metrics, progress, self._asked
 
     def _is_urgent(self) -> bool:
-        return self._is_hurried or self._asked > self._answered
+        return self._is_hurried or self._asked > self._answered or len(self._metrics) >= FULL
 
 
 #: By process: a fork takes neither the connection nor the thread along.

@@ -143,10 +143,8 @@ class Reports:
         """Answer a connection until its other end has gone."""
         try:
             with connection:
-                while (received := wire.receive(connection)) is not None:
-                    answer = self._answered(*received)
-                    if answer is not None:
-                        wire.send(connection, answer)
+                while (answer := self._next_answer(connection)) is not None:
+                    wire.send(connection, answer)
                     if isinstance(answer, wire.Refused):
                         return
         except OSError as error:
@@ -154,6 +152,16 @@ class Reports:
         finally:
             with self._lock:
                 self._served.pop(connection, None)
+
+    def _next_answer(self, connection: socket.socket) -> wire.Answer | None:
+        """The next answer that the other end is to have; None once it has gone."""
+        answer = None
+        try:
+            while answer is None and (received := wire.receive(connection)) is not None:
+                answer = self._answered(*received)
+        except wire.WireError as error:
+            return wire.refusal(error)
+        return answer
 
     def _answered(self, message: wire.Message, descriptor: int | None) -> wire.Answer | None:
         try:
