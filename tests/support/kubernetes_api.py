@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -19,11 +20,14 @@ from urllib.parse import parse_qs, urlsplit
 import yaml
 
 from tests.support.kubernetes_cluster import Cluster, Object, Refusal, trainer_state
+from tests.support.processes import ROOT
 
 PATH = re.compile(
     r"/(?:api/v1|apis/batch/v1)/namespaces/(?P<space>[^/]+)/(?P<kind>jobs|pods)(?:/(?P<name>[^/]+))?(?P<log>/log)?"
 )
 VERBS = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}
+#: The roles in `deploy/` of those whose tokens are known.
+ROLES = {"worker": "orchestrator-worker", "pod": "orchestrator-training"}
 #: Bytes of an object that etcd takes.
 LARGEST = 1_500_000
 
@@ -35,6 +39,14 @@ class Fault:
     status: int = 0
     delay: float = 0.0
     after: bool = False
+
+
+@cache
+def allowed(role: str) -> frozenset[tuple[str, str]]:
+    """The verbs and resources that a role in `deploy/` allows."""
+    found = yaml.safe_load_all((ROOT / "deploy" / "kubernetes" / "training.yaml").read_text())
+    (rules,) = (each["rules"] for each in found if each["kind"] == "Role" and each["metadata"]["name"] == role)
+    return frozenset((verb, what) for rule in rules for what in rule["resources"] for verb in rule["verbs"])
 
 
 class KubernetesApi:
@@ -162,12 +174,14 @@ class Handler(BaseHTTPRequestHandler):
         return {"kind": "List", "metadata": {"continue": following}, "items": page}
 
     def note(self, found: re.Match[str], method: str) -> None:
-        """Who is it, and what does he do?"""
+        """Who is it, what does he do, and may he?"""
         scheme, _, who = self.headers.get("Authorization", "").partition(" ")
-        if scheme != "Bearer" or who not in ("worker", "pod"):
+        if scheme != "Bearer" or who not in ROLES:
             raise Refusal(401, "Unauthorized", "Unauthorized")
-        verb = VERBS.get(method, "get" if found["name"] else "list")
-        self.server.api.calls.append((who, verb, found["kind"] + (found["log"] or "")))
+        verb, resource = VERBS.get(method, "get" if found["name"] else "list"), found["kind"] + (found["log"] or "")
+        self.server.api.calls.append((who, verb, resource))
+        if (verb, resource) not in allowed(ROLES[who]):
+            raise Refusal(403, "Forbidden", f"{resource} is forbidden: {who} cannot {verb} it")
 
     def refuse(self, refusal: Refusal) -> None:
         status = {"kind": "Status", "status": "Failure", "reason": refusal.reason, "message": refusal.message}
