@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from examples.digits.aftermath import Exported, Swept, export, retain
-from examples.digits.dataset import LABELS, write_dataset
-from examples.digits.train import train_and_save
+from examples.digits.dataset import write_dataset
+from examples.digits.training import Trained, network_of, train
 from orchestrator import registry
 from orchestrator.bulk_inference.evaluation import Evaluation, confusion_picture
 from orchestrator.bulk_inference.job import (
@@ -33,7 +33,7 @@ from orchestrator.bulk_inference.job import (
 from orchestrator.bulk_inference.models import JobDetails, NewBulkInferenceJobRequest, ProgressState
 from orchestrator.cli.watch import watch
 from orchestrator.logs import configure_logging
-from orchestrator.registry.models import Endpoint, InputCodec, Model, OutputCodec, Snapshot, TaskType
+from orchestrator.registry.models import Model, Project, Snapshot
 from orchestrator.settings import settings
 
 #: Small, so that there is a bar to watch and batches to see.
@@ -54,6 +54,7 @@ class Summary:
     job: str
     folder: str
     confusion_picture: str
+    trained: Trained
     exported: Exported
     retained: Swept
     seconds: float
@@ -83,25 +84,29 @@ def run(folder: Path, console: Console) -> tuple[Summary, Evaluation]:
     shutil.rmtree(folder, ignore_errors=True)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="digits-")))
-        console.print("1. writing 1,797 handwritten digits as PNG files, and training a classifier on 1,200 of them")
+        console.print("1. writing 1,797 handwritten digits as PNG files")
         counts = write_dataset(scratch / "data")
-        train_and_save(scratch / "data", scratch / "digits.joblib")
-        console.print("2. starting a model server, a Redis, two worker processes and beat")
-        url = stack.enter_context(model_server(scratch / "digits.joblib"))
+        console.print("2. starting a Redis, two worker processes and beat")
         stack.enter_context(instance(folder))
         console.print(f"3. importing a snapshot: train {counts['train']:,}, test {counts['test']:,}")
-        model, snapshot = register(url, scratch / "data")
-        console.print("4. inferring on the split test")
-        job_id = submit(model, snapshot)
+        project, snapshot = import_digits(scratch / "data")
+        console.print(
+            "4. training a classifier on train, as a run; its last checkpoint becomes a model, which is served"
+        )
         # Standard output is for the summary alone where a program reads it.
+        trained, checkpoint = train(project.id, scratch / "data", quietly=console.stderr)
+        url = stack.enter_context(model_server(network_of(checkpoint, scratch / "checkpoint")))
+        model = registry.serve_model(trained.model, url)
+        console.print("5. inferring on the split test")
+        job_id = submit(model, snapshot)
         job = show(job_id) if not console.stderr else wait_for_bulk_inference_job(job_id)
         evaluation = Evaluation.model_validate(get_bulk_inference_evaluation(job_id))
         picture = confusion_picture(evaluation, folder / "confusion.png")
-        console.print("5. exporting images, inferences and annotations as an archive, and importing that as a snapshot")
+        console.print("6. exporting images, inferences and annotations as an archive, and importing that as a snapshot")
         exported = export(model, snapshot, folder)
-        console.print("6. retention: protecting one inference, listing what is too old, deleting what was listed")
+        console.print("7. retention: protecting one inference, listing what is too old, deleting what was listed")
         swept = retain(model)
-    return summarise(job, evaluation, picture, exported, swept, folder, time.monotonic() - started), evaluation
+    return summarise(job, evaluation, picture, trained, exported, swept, folder, time.monotonic() - started), evaluation
 
 
 @contextmanager
@@ -140,20 +145,11 @@ def process(*arguments: str) -> Iterator[Iterator[dict[str, Any]]]:
             running.wait(PATIENCE)
 
 
-def register(url: str, data: Path) -> tuple[Model, Snapshot]:
-    """A project with the data set's snapshot and the model."""
+def import_digits(data: Path) -> tuple[Project, Snapshot]:
+    """A project with the data set's snapshot."""
     project = registry.create_project("digits")
     dataset = registry.create_dataset(project.id, "handwritten digits")
-    snapshot = registry.import_snapshot(dataset.id, data, name="scikit-learn")
-    endpoint = Endpoint(
-        url=url,
-        model_name="digits",
-        input_codec=InputCodec.IMAGE_BASE64,
-        output_codec=OutputCodec.CLASSIFICATION,
-        labels=LABELS,
-    )
-    model = registry.register_model(project.id, "nearest neighbours", TaskType.IMAGE_CLASSIFICATION, endpoint)
-    return model, snapshot
+    return project, registry.import_snapshot(dataset.id, data, name="scikit-learn")
 
 
 def submit(model: Model, snapshot: Snapshot) -> str:
@@ -184,6 +180,7 @@ def summarise(
     job: JobDetails,
     evaluation: Evaluation,
     picture: Path,
+    trained: Trained,
     exported: Exported,
     swept: Swept,
     folder: Path,
@@ -202,6 +199,7 @@ def summarise(
         job=job.job_id,
         folder=str(folder),
         confusion_picture=str(picture),
+        trained=trained,
         exported=exported,
         retained=swept,
         seconds=round(seconds, 1),
@@ -223,6 +221,8 @@ def report(console: Console, summary: Summary, evaluation: Evaluation) -> None:
         f"[bold]{summary.datums} datums, {summary.failed} failed, {summary.datums_per_second:,.0f} datums a second, "
         f"accuracy {summary.accuracy:.3f}[/bold], in {summary.seconds:.0f} s from nothing\n"
         f"results  {summary.folder} (ORCHESTRATOR_HOME={summary.folder} orchestrator bulk-inference list)\n"
+        f"trained  in {summary.trained.seconds:.0f} s: {summary.trained.metrics} metrics, checkpoints after "
+        f"{' and '.join(map(str, summary.trained.checkpoints))} epochs (orchestrator run show {summary.trained.run})\n"
         f"picture  {summary.confusion_picture}\n"
         f"archive  {summary.exported.archive}: {summary.exported.inferences} inferences, "
         f"{summary.exported.size:,} bytes; imported again, its {summary.exported.images} images are "

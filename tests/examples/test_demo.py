@@ -23,6 +23,7 @@ def test_the_demo_infers_over_real_digits_and_leaves_no_process_behind(tmp_path:
     summary = json.loads(answer.stdout)
     assert (summary["status"], summary["datums"], summary["failed"]) == ("succeeded", 597, 0)
     assert summary["accuracy"] > 0.9
+    assert (summary["trained"]["metrics"], summary["trained"]["checkpoints"][-1]) == (40, 20)
     exported, retained = summary["exported"], summary["retained"]
     assert (exported["inferences"], exported["images"], exported["same"]) == (597, 597, True)
     assert (retained["listed"], retained["deleted"], retained["left"]) == (597, 596, 1)
