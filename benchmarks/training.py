@@ -2,9 +2,10 @@
 
     python -m benchmarks.training --database sqlite --metrics 10000000 --runs 1000
 
-One supervisor reports batches of 10,000 metrics of 20 tags. Pages are those that `Run.get_metrics` returns, of 1,000
-metrics, measured when a hundredth of the metrics is there (200,000 at least) and again when all are. Live runs are at a
-runtime that answers at once, which leaves the control plane's cost.
+One supervisor reports batches of 10,000 metrics of 20 tags. A trainer is a process of its own, which reports through
+the runner library as fast as it can, and then 10,000 metrics a second, one call each; this process supervises it. Pages
+are those that `Run.get_metrics` returns, of 1,000 metrics, measured when a hundredth of the metrics is there (200,000
+at least) and again when all are. Live runs are at a runtime that answers at once, which leaves the control plane's cost.
 """
 
 from __future__ import annotations
@@ -20,11 +21,37 @@ from benchmarks.stage import stage
 from orchestrator.training_v2 import Run, intake
 from orchestrator.training_v2.measured import NewMetric
 from orchestrator.training_v2.watch import watch
+from tests.support.trainers import supervised
 from tests.support.training import StageRuntime, fall_silent, running, runtimes, set_scene
 
 BATCH = 10_000
 TAGS = 20
 ROUNDS = 5
+#: Metrics a second that a trainer may report.
+RATE = 10_000
+#: Its processor time is that of all its threads.
+TRAINER = """
+tags = [f"train/tag {number}" for number in range(tags)]
+metrics = [runner.Metric(tags[n % len(tags)], n / 7, n // len(tags)) for n in range(count)]
+runner.save_metric("first", 0, 0)
+runner.flush()
+
+begun, spent = time.perf_counter(), time.process_time()
+runner.save_metrics(metrics)
+runner.flush()
+print(count / (time.perf_counter() - begun), flush=True)
+together = (time.process_time() - spent) / count
+
+begun, spent = time.perf_counter(), time.process_time()
+for start in range(0, min(count, 10 * rate), 100):
+    for tag, value, step in metrics[start : start + 100]:
+        runner.save_metric(tag, value, step)
+    time.sleep(max(0.0, begun + (start + 100) / rate - time.perf_counter()))
+runner.flush()
+alone = (time.process_time() - spent) / min(count, 10 * rate)
+share = (time.process_time() - spent) / (time.perf_counter() - begun)
+print(alone, together, share)
+"""
 
 
 def main() -> None:
@@ -37,6 +64,7 @@ def options() -> argparse.ArgumentParser:
     options = parser(__doc__)
     options.add_argument("--metrics", type=int, default=10_000_000)
     options.add_argument("--runs", type=int, default=1000)
+    options.add_argument("--reported", type=int, default=200_000, help="metrics that a trainer reports")
     return options
 
 
@@ -48,7 +76,7 @@ def measure(options: argparse.Namespace) -> list[Figure]:
 
 def measured(options: argparse.Namespace) -> list[Figure]:
     """As `measure`, where a database is there already."""
-    return [*of_metrics(options.metrics), *of_runs(options.runs)]
+    return [*of_metrics(options.metrics), *of_a_trainer(options.reported), *of_runs(options.runs)]
 
 
 def of_metrics(total: int) -> list[Figure]:
@@ -92,6 +120,20 @@ def pages(run_id: str, total: int) -> dict[str, float]:
         "page of a step": lambda: run.get_metrics(global_steps=[total // TAGS // 3]),
     }
     return {name: seconds(read) for name, read in kinds.items()}
+
+
+def of_a_trainer(count: int) -> list[Figure]:
+    """What reporting costs a trainer, and how fast it can be."""
+    run_id = running(set_scene(), StageRuntime())
+    with supervised(run_id) as ours:
+        printed = ours.run(f"count, rate, tags = {count}, {RATE}, {TAGS}\n{TRAINER}")
+    rate, alone, together, share = (float(word) for word in printed.split())
+    return [
+        at_least("metrics a second from one trainer, until they are stored", rate, RATE),
+        at_most(f"share of a core that {RATE:,} a second cost the trainer", share, 0.1),
+        without_goal("  one metric reported alone: microseconds", f"{alone * 1e6:.1f}"),
+        without_goal("  one metric reported with 1,000: microseconds", f"{together * 1e6:.1f}"),
+    ]
 
 
 def of_runs(count: int) -> list[Figure]:
