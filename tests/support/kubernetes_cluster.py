@@ -93,7 +93,9 @@ class Cluster:
     def select(self, objects: dict[str, Object], selector: str, limit: int, start: int) -> tuple[list[Object], str]:
         """A page, and how to ask for the next one."""
         with self.changed:
-            found = [one for _, one in sorted(objects.items()) if matches(one["metadata"].get("labels", {}), selector)]
+            labelled = [(one, one["metadata"].get("labels", {})) for _, one in sorted(objects.items())]
+            wanted = requirements(selector)
+            found = [one for one, labels in labelled if all(labels.get(key) in values for key, values in wanted)]
             page = copy.deepcopy(found[start : start + limit])
         return page, str(start + limit) if start + limit < len(found) else ""
 
@@ -275,16 +277,14 @@ def is_label(value: str) -> bool:
     return len(value) <= 63 and LABEL.fullmatch(value) is not None
 
 
-def matches(labels: Object, selector: str) -> bool:
-    return all(meets(labels, each) for each in re.split(r",(?![^(]*\))", selector) if each)
-
-
-def meets(labels: Object, requirement: str) -> bool:
-    among = re.fullmatch(r"(\S+) in \((.*)\)", requirement)
-    if among:
-        return labels.get(among[1]) in among[2].split(",")
-    key, _, value = requirement.partition("=")
-    return bool(labels.get(key) == value)
+def requirements(selector: str) -> list[tuple[str, set[str]]]:
+    """Labels, and the values that each may have."""
+    wanted = []
+    for each in filter(None, re.split(r",(?![^(]*\))", selector)):
+        among = re.fullmatch(r"(\S+) in \((.*)\)", each)
+        key, values = (among[1], among[2].split(",")) if among else (each.partition("=")[0], [each.partition("=")[2]])
+        wanted.append((key, set(values)))
+    return wanted
 
 
 def condition(kind: str, reason: str) -> Object:

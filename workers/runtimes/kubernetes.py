@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+import structlog
 from pydantic import ValidationError as Malformed
 
 from orchestrator.errors import Unavailable
@@ -18,8 +19,11 @@ from workers.runtimes.cluster.api import ClusterApi, Object, Rejected
 from workers.runtimes.cluster.manifest import LAUNCH, OURS, RUN, job_body, job_name, labels, tombstone_body
 from workers.runtimes.cluster.pods import end_pod, instant, observed
 
-#: So many runs are looked up by their names; more by looking at everything that is ours.
-FEW = 20
+log = structlog.get_logger(__name__)
+
+#: Runs that one question names: of what ended long ago there may be far more than of what lives, and the length of
+#: a URL is limited.
+BATCH = 100
 
 
 class KubernetesRuntime:
@@ -52,17 +56,13 @@ class KubernetesRuntime:
         return self.observe([launch])[0]
 
     def observe(self, launches: Sequence[LaunchName]) -> Sequence[Observation]:
-        """How the launches fare: two lists, in pages, however many there are.
+        """How the launches fare: two lists for every hundred of them.
 
         Raises:
             Unavailable: the API cannot be asked.
         """
-        selector = _selector(launches)
-        jobs = {str(job["metadata"]["name"]): job for job in self.api.jobs(selector).items}
-        pods = defaultdict(list)
-        for pod in self.api.pods(selector).items:
-            pods[pod["metadata"]["labels"].get(RUN), pod["metadata"]["labels"].get(LAUNCH)].append(pod)
-        return [observed(jobs.get(job_name(launch)), pods[launch.run_id, str(launch.number)]) for launch in launches]
+        batches = [launches[start : start + BATCH] for start in range(0, len(launches), BATCH)]
+        return [observation for batch in batches for observation in self._observe(batch)]
 
     def terminate(self, launch: LaunchName, grace: timedelta) -> None:
         """Delete the launch's pod with this grace period, and suspend its Job; without one, take its name.
@@ -87,14 +87,26 @@ class KubernetesRuntime:
         The cluster removes ended Jobs by itself; those which keep a name from being used never end.
         """
         oldest = datetime.now(UTC) - timedelta(days=self.settings.kubernetes_keep_days)
-        doomed = [
-            str(job["metadata"]["name"])
-            for job in self.api.jobs("=".join(OURS)).items
-            if _is_tombstone(job) and instant(job["metadata"]["creationTimestamp"]) < oldest
-        ][:limit]
-        for name in doomed:
-            self.api.delete_job(name)
+        try:
+            doomed = [
+                str(job["metadata"]["name"])
+                for job in self.api.jobs("=".join(OURS)).items
+                if _is_tombstone(job) and instant(job["metadata"]["creationTimestamp"]) < oldest
+            ][:limit]
+            for name in doomed:
+                self.api.delete_job(name)
+        except Unavailable as error:
+            log.warning("runtime_away", place=self.place, error=error.body)
+            return 0
         return len(doomed)
+
+    def _observe(self, launches: Sequence[LaunchName]) -> list[Observation]:
+        selector = _selector(launches)
+        jobs = {str(job["metadata"]["name"]): job for job in self.api.jobs(selector).items}
+        pods = defaultdict(list)
+        for pod in self.api.pods(selector).items:
+            pods[pod["metadata"]["labels"].get(RUN), pod["metadata"]["labels"].get(LAUNCH)].append(pod)
+        return [observed(jobs.get(job_name(launch)), pods[launch.run_id, str(launch.number)]) for launch in launches]
 
     def _is_known(self, launch: LaunchName) -> bool:
         job = self.api.job(job_name(launch))
@@ -136,9 +148,8 @@ class KubernetesRuntime:
 
 
 def _selector(launches: Sequence[LaunchName]) -> str:
-    ours = "=".join(OURS)
-    runs = {launch.run_id for launch in launches}
-    return f"{ours},{RUN} in ({','.join(sorted(runs))})" if len(runs) <= FEW else ours
+    runs = sorted({launch.run_id for launch in launches})
+    return f"{'='.join(OURS)},{RUN} in ({','.join(runs)})"
 
 
 def _is_of(job: Object, launch: LaunchName) -> bool:

@@ -10,6 +10,7 @@ from orchestrator.training_v2 import step as stepping
 from orchestrator.training_v2 import watch
 from orchestrator.training_v2.submit import KIND
 from workers.runtimes import runtimes
+from workers.runtimes.kubernetes import KubernetesRuntime
 from workers.runtimes.tidy import tidy
 from workers.unit import unit
 
@@ -35,6 +36,9 @@ def tick() -> None:
 
 @app.task(name="ticks.checkpoints")
 def sweep() -> None:
-    """Remove deleted runs and checkpoints, what nobody will complete any more, and folders of launches of old."""
+    """Remove deleted runs and checkpoints, what nobody will complete any more, and what is left of launches of old."""
     watch.sweep()
     tidy()
+    for runtime in runtimes().values():
+        if isinstance(runtime, KubernetesRuntime):
+            runtime.sweep()

@@ -96,4 +96,4 @@ def test_a_thousand_launches_are_observed_in_a_few_calls(runtime: KubernetesRunt
     api.calls.clear()
     seen = runtime.observe(launches)
     assert [type(one) for one in seen] == [Waiting, Alive] * 500
-    assert len(api.calls) == 4
+    assert len(api.calls) == 20
