@@ -94,14 +94,10 @@ class LocalRuntime:
     def observe(self, launches: Sequence[LaunchName]) -> Sequence[Observation]:
         """How the launches fare; what has outlived its supervisor is killed, since nobody else would."""
         seen = [self._glance(launch) for launch in launches]
-        orphaned = {launch: self._marks(launch) for launch, one in zip(launches, seen, strict=True) if one is None}
-        left = processes.members(list(orphaned.values())) if orphaned else {}
-        for each in left.values():
-            processes.strike(each)
-        return [
-            one if one is not None else Alive() if left[orphaned[launch]] else Gone()
-            for launch, one in zip(launches, seen, strict=True)
-        ]
+        lost = [launch for launch, one in zip(launches, seen, strict=True) if one is None]
+        left = processes.members([self._marks(launch) for launch in lost]) if lost else []
+        rest = iter([Alive() if processes.strike(found) else Gone() for found in left])
+        return [one if one is not None else next(rest) for one in seen]
 
     def terminate(self, launch: LaunchName, grace: timedelta) -> None:
         """Have the supervisor end the trainer within `grace`; without one, or without a supervisor, do it.

@@ -34,8 +34,8 @@ class Marks:
     trainer: ProcessId | None = None
 
 
-def members(launches: Sequence[Marks]) -> Mapping[Marks, list[psutil.Process]]:
-    """The processes of each launch that have not ended, without supervisors and this process.
+def members(launches: Sequence[Marks]) -> list[list[psutil.Process]]:
+    """The processes of each launch, in the launches' order, that have not ended, without supervisors and this process.
 
     A process is a launch's that has its name in the environment, is in its trainer's session, or descends from its
     supervisor or from another that is.
@@ -53,7 +53,7 @@ def members(launches: Sequence[Marks]) -> Mapping[Marks, list[psutil.Process]]:
         if owner is not None:
             seen.add(pid)
             found[owner] += [process, *_descendants(children, pid, seen)]
-    return found
+    return [found[marks] for marks in launches]
 
 
 def kill(marks: Marks, *, within: float, reap: Callable[[], object] = lambda: None) -> bool:
@@ -62,7 +62,7 @@ def kill(marks: Marks, *, within: float, reap: Callable[[], object] = lambda: No
     `reap` is called between two looks, by a parent for its children.
     """
     deadline = time.monotonic() + within
-    while strike(members([marks])[marks]):
+    while strike(members([marks])[0]):
         reap()
         if time.monotonic() > deadline:
             return False
@@ -72,7 +72,7 @@ def kill(marks: Marks, *, within: float, reap: Callable[[], object] = lambda: No
 
 def kill_with_supervisor(marks: Marks, *, within: float) -> bool:
     """The same, its supervisor included, which would be the last to know what descends from it."""
-    descendants = members([marks])[marks]
+    descendants = members([marks])[0]
     if marks.supervisor is not None:
         send(marks.supervisor, signal.SIGKILL)
     strike(descendants)

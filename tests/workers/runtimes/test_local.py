@@ -157,6 +157,14 @@ def test_a_thousand_live_launches_are_observed_in_far_less_than_two_seconds(stag
 
 
 @on_sqlite
+def test_the_same_lost_launch_may_be_looked_at_twice_and_as_it_was_submitted(stage: Stage) -> None:
+    launch = launch_of(stage, ["python", "-c", "pass"])
+    LaunchFolder(stage.runtime.root / f"{launch.run_id}-1").claim(here()._replace(start=1))
+    assert stage.runtime.submit(launch) == Gone()
+    assert stage.runtime.observe([launch, launch]) == [Gone(), Gone()]
+
+
+@on_sqlite
 def test_a_thousand_lost_launches_take_one_look_at_the_processes(stage: Stage) -> None:
     names = [LaunchName(f"run{number}", 1, stage.runtime.place) for number in range(1000)]
     for name in names:
