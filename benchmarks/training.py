@@ -5,7 +5,7 @@
 One supervisor reports batches of 10,000 metrics of 20 tags. A trainer is a process of its own, which reports through
 the runner library as fast as it can, and then 10,000 metrics a second, one call each; this process supervises it. Pages
 are those that `Run.get_metrics` returns, of 1,000 metrics, measured when a hundredth of the metrics is there (200,000
-at least) and again when all are. Live runs are at a runtime that answers at once, which leaves the control plane's cost.
+at least) and again when all are. Live runs are at a runtime that answers at once: what is left is our own cost.
 """
 
 from __future__ import annotations

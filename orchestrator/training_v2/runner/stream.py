@@ -71,6 +71,10 @@ class Stream:
             self._is_hurried = False
             self._check()
 
+    def abandon(self) -> None:
+        """Let go of the connection, whatever anybody was doing with it."""
+        self._connection.close()
+
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure
@@ -113,9 +117,8 @@ class Stream:
         return self._is_hurried or self._asked > self._answered or len(self._metrics) >= FULL
 
 
-#: By process: a fork takes neither the connection nor the thread along.
-_streams: dict[int, Stream] = {}
-_opening: dict[int, threading.Lock] = {}
+_stream: Stream | None = None
+_opening = threading.Lock()
 
 
 def stream() -> Stream:
@@ -125,14 +128,13 @@ def stream() -> Stream:
         NotInARun: this process is no run's trainer.
         SupervisorGone: nobody listens.
     """
-    mine = os.getpid()
-    if mine in _streams:
-        return _streams[mine]
-    with _opening.setdefault(mine, threading.Lock()):
-        if mine not in _streams:
-            _streams[mine] = Stream()
-            at_exit(hand_over)
-    return _streams[mine]
+    global _stream
+    if _stream is None:
+        with _opening:
+            if _stream is None:
+                _stream = Stream()
+                at_exit(hand_over)
+    return _stream
 
 
 def flush() -> None:
@@ -142,17 +144,28 @@ def flush() -> None:
         SupervisorGone: the supervisor has gone.
         StaleLaunch: the launch is over: end the trainer.
     """
-    if os.getpid() in _streams:
-        stream().flush()
+    if _stream is not None:
+        _stream.flush()
 
 
 def hand_over() -> None:
     """Let the supervisor have everything, at the end of the process."""
-    if os.getpid() in _streams:
+    if _stream is not None:
         try:
-            stream().hand_over()
+            _stream.hand_over()
         except Exception as error:  # noqa: BLE001  the process ends in any case
             log.warning("the last metrics of this trainer were not reported: %s", error)
+
+
+def _start_afresh() -> None:
+    """Let a forked child open a stream of its own: the parent's, with what is in it, is the parent's to send."""
+    global _stream, _opening
+    if _stream is not None:
+        _stream.abandon()
+    _stream, _opening = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_start_afresh)
 
 
 def at_exit(work: Callable[[], None]) -> None:

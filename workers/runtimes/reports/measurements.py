@@ -97,6 +97,9 @@ class Measurements:
                 pass
         except (StaleLaunch, GivenUp) as error:
             log.warning("measurements_lost", run=self._run_id, launch=self._launch, error=str(error))
+        except Exception:
+            # Nobody else would tell; the trainer hears that its launch is over, which is then the case.
+            log.exception("measurements_failed", run=self._run_id, launch=self._launch)
         finally:
             with self._changed:
                 self._is_closed = True

@@ -25,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 #: Trainers' connections that wait to be taken.
 BACKLOG = 128
+#: Connections that are served at a time: more than any trainer has processes and threads that report.
+CONNECTIONS = 1000
 #: Seconds for what takes no time, unless the machine is very busy.
 PATIENCE = 5.0
 
@@ -52,6 +54,7 @@ class Reports:
         self._checkpoints = Checkpoints(run_id, launch, self._outlasting)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listening = threading.Thread(target=self._listen, name="reports", daemon=True)
+        self._free = threading.Semaphore(CONNECTIONS)
         self._lock = threading.Lock()
         self._served: dict[socket.socket, threading.Thread] = {}
         self._outputs: list[Output] = []
@@ -129,6 +132,7 @@ class Reports:
 
     def _listen(self) -> None:
         while True:
+            self._free.acquire()
             try:
                 connection, _ = self._listener.accept()
             except OSError:
@@ -152,6 +156,7 @@ class Reports:
         finally:
             with self._lock:
                 self._served.pop(connection, None)
+            self._free.release()
 
     def _next_answer(self, connection: socket.socket) -> wire.Answer | None:
         """The next answer that the other end is to have; None once it has gone."""

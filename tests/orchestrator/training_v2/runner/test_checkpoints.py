@@ -22,6 +22,9 @@ from tests.support.training import (
     take_step,
 )
 
+#: What differs between databases is the intake's, which is tested on both.
+pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+
 
 @pytest.fixture
 def run_id(scene: Scene, runtime: StageRuntime) -> str:

@@ -173,6 +173,8 @@ if __name__ == "__main__":
     if {method!r} == "os.fork":
         child = os.fork()
         if not child:
+            descriptors = [os.readlink("/proc/self/fd/" + each) for each in os.listdir("/proc/self/fd")[:-1]]
+            assert not [each for each in descriptors if "socket" in each], "the parent's connection is not kept"
             report("child 0")
             report("child 1")
             runner.flush()

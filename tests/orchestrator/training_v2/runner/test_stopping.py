@@ -10,6 +10,9 @@ from tests.support.processes import wait_until
 from tests.support.trainers import Supervised, supervised
 from tests.support.training import Scene, StageRuntime, running
 
+#: What differs between databases is the intake's, which is tested on both.
+pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+
 
 @pytest.fixture
 def run_id(scene: Scene, runtime: StageRuntime) -> str:
