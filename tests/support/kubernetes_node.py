@@ -16,6 +16,8 @@ from tests.support.processes import Running
 from tests.support.reaper import Reaper
 from workers.runtimes.cluster.manifest import FOLDER
 
+#: Where a sidecar finds the API; in a cluster it finds it by itself.
+CONFIG = "ORCHESTRATOR_KUBERNETES_CONFIG"
 #: Seconds between two looks at a process.
 GLANCE = 0.02
 #: Seconds that a sidecar is given after its trainer.
@@ -115,7 +117,7 @@ class Pod:
         (container,) = self.pod["spec"]["initContainers"]
         metadata = self.pod["metadata"]
         fields = {f"metadata.{name}": metadata[name] for name in ("name", "uid", "namespace")}
-        return self.start("sidecar", container, {**fields, "KUBECONFIG": str(self.node.config)})
+        return self.start("sidecar", container, {**fields, CONFIG: str(self.node.config)})
 
     def start(self, name: str, container: Object, fields: dict[str, str]) -> Running:
         environment = {
@@ -124,8 +126,8 @@ class Pod:
             else fields[each["valueFrom"]["fieldRef"]["fieldPath"]]
             for each in container["env"]
         }
-        if "KUBECONFIG" in fields:
-            environment["KUBECONFIG"] = fields["KUBECONFIG"]
+        if CONFIG in fields:
+            environment[CONFIG] = fields[CONFIG]
         process = Running(
             executable(container["command"]),
             log=self.logs / f"{name}.log",

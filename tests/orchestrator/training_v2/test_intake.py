@@ -10,16 +10,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.training_v2 import Progress, Run, ValidationError, intake
+from orchestrator.training_v2 import Progress, Run, RunState, ValidationError, intake
 from orchestrator.training_v2.exceptions import StaleLaunch
 from orchestrator.training_v2.fence import Orders
 from orchestrator.training_v2.logs import keep_log, read_log
 from orchestrator.training_v2.measured import LONGEST_TAG, NewMetric
 from orchestrator.training_v2.runtime import Exited
 from tests.support.ledger import at_once
-from tests.support.training import Scene, StageRuntime, fall_silent, history, row, running, take_step
+from tests.support.training import Scene, StageRuntime, drive, fall_silent, history, row, running, state, take_step
 
 REPORTS: dict[str, Callable[[str, int], object]] = {
+    "claim": lambda run_id, launch: intake.claim(run_id, launch, "late"),
     "arrive": lambda run_id, launch: intake.arrive(run_id, launch, "late"),
     "beat": intake.beat,
     "orders": intake.orders,
@@ -178,6 +179,21 @@ def test_progress_is_replaced_as_a_whole(scene: Scene, runtime: StageRuntime) ->
     assert run.progress_updated_at is not None
     with pytest.raises(ValidationError, match="finite"):
         intake.record_progress(run_id, 1, [Progress(operation="x", value=math.nan, final_value=1, units="")])
+
+
+def test_a_launch_is_claimed_once_and_is_not_running_until_its_supervisor_arrives(
+    scene: Scene, runtime: StageRuntime
+) -> None:
+    run_id = scene.create()
+    drive(run_id, runtime, RunState.JOB_SUBMITTED)
+    for _ in range(2):
+        assert intake.claim(run_id, 1, "first") == {"epochs": 3}
+    assert state(run_id) is RunState.JOB_SUBMITTED
+    for report in (intake.claim, intake.arrive):
+        with pytest.raises(StaleLaunch):
+            report(run_id, 1, "second")
+    intake.arrive(run_id, 1, "first")
+    assert state(run_id) is RunState.JOB_RUNNING
 
 
 def test_orders_are_to_go_on_until_somebody_stops_the_run(scene: Scene, runtime: StageRuntime) -> None:

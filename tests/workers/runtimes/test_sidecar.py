@@ -6,11 +6,12 @@ import signal
 from collections.abc import Iterator
 from datetime import timedelta
 from textwrap import dedent
+from typing import TYPE_CHECKING
 
 import pytest
 
 from orchestrator import ledger
-from orchestrator.database import transact
+from orchestrator.database import dispose, transact
 from orchestrator.training_v2 import Run, RunState, intake
 from orchestrator.training_v2.logs import read_log
 from orchestrator.training_v2.step import step
@@ -20,8 +21,12 @@ from tests.support.kubernetes_node import Node, Pod
 from tests.support.kubernetes_runs import configure
 from tests.support.processes import wait_until
 from tests.support.reaper import Reaper
+from tests.support.services import Postgres
 from tests.support.training import due_unit, fall_silent, history, row, set_scene, state
 from workers.runtimes.kubernetes import KubernetesRuntime
+
+if TYPE_CHECKING:
+    from tests.conftest import Database
 
 #: What is told of one database is told of the other by the intake's own tests.
 ON_SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -147,6 +152,25 @@ def test_a_pod_whose_launch_was_lost_ends_itself(stage: Stage) -> None:
     pod = stage.pod()
     wait_until(lambda: not pod.thread.is_alive(), "the pod has ended by itself", within=60)
     assert state(run_id) is RunState.JOB_UNKNOWN
+
+
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+def test_a_sidecar_that_can_tell_nobody_for_too_long_ends_its_pod(
+    stage: Stage, database: Database, postgres: Postgres
+) -> None:
+    run_id = stage.launch("time.sleep(600)")
+    wait_until(lambda: state(run_id) is RunState.JOB_RUNNING, "the run is running", within=60)
+    assert database.url.database is not None
+    dispose()
+    postgres.execute("ALTER DATABASE {} ALLOW_CONNECTIONS false", database.url.database)
+    try:
+        with postgres.connection() as connection:
+            cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+            connection.execute(cut, [database.url.database])
+        pod = stage.pod()
+        wait_until(lambda: not pod.thread.is_alive(), "the pod has ended by itself", within=60)
+    finally:
+        postgres.execute("ALTER DATABASE {} ALLOW_CONNECTIONS true", database.url.database)
 
 
 @pytest.mark.chaos

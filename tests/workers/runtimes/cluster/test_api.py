@@ -70,6 +70,12 @@ def test_a_job_whose_creation_was_not_answered_is_found_by_the_next_submission(
     assert api.cluster.started[job_name(launch)] == 1
 
 
+def test_a_client_that_is_not_installed_is_named(runtime: KubernetesRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_api, "find_spec", lambda name: None)
+    with pytest.raises(Unavailable, match=r"pip install 'orchestrator\[kubernetes\]'"):
+        look(runtime, a_launch())
+
+
 def test_nobody_is_at_home(runtime: KubernetesRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configure(monkeypatch, config=str(tmp_path / "nothing"))
     with pytest.raises(Unavailable, match="no Kubernetes cluster"):
