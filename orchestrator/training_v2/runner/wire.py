@@ -180,7 +180,9 @@ def send(connection: socket.socket, message: Message, descriptor: int | None = N
     data = encode(message)
     if descriptor is not None:
         data = data[socket.send_fds(connection, [data], [descriptor]) :]
-    connection.sendall(data)
+    # Nothing at all would be an error as soon as the other end, which has everything, has answered and gone.
+    if data:
+        connection.sendall(data)
 
 
 def receive(connection: socket.socket) -> tuple[Message, int | None] | None:

@@ -42,6 +42,10 @@ RUBBISH = [
 ]
 
 
+#: Where it makes no difference which database it is.
+on_one = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+
+
 @pytest.fixture
 def runtime() -> StageRuntime:
     """What the control plane takes for the runtime."""
@@ -116,7 +120,7 @@ def answer(connection: socket.socket) -> wire.Message | None:
 def test_reports_wait_until_the_database_is_back(ours: Supervised) -> None:
     with tables_away():
         trainer = ours.start("""
-            runner.save_metrics(runner.Metric("x", n, n) for n in range(30_000))
+            runner.save_metrics(runner.Metric("x", n, n) for n in range(10_000))
             runner.save_progress([runner.Progress("train", 1, 2, "epochs")])
             with runner.save_checkpoint(7) as folder:
                 (folder / "weights").write_text("weights")
@@ -126,20 +130,21 @@ def test_reports_wait_until_the_database_is_back(ours: Supervised) -> None:
     assert trainer.wait(60) == 0
     ours.close()
     assert not ours.reports.is_waiting
-    assert steps(ours.run_id) == list(range(30_000))
+    assert steps(ours.run_id) == list(range(10_000))
     run = Run.from_id(ours.run_id)
     assert [each.value for each in run.progress or []] == [1]
     assert {each.status for each in run.get_checkpoints()} == {"complete"}
 
 
+@on_one
 def test_a_trainer_that_is_faster_than_the_database_has_to_wait(
     ours: Supervised, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measurements, "FULL", 2000)
+    monkeypatch.setattr(measurements, "FULL", 5000)
     with tables_away():
         trainer = ours.start("""
             from orchestrator.training_v2.runner import stream
-            stream.FULL = 2000
+            stream.FULL = 5000
             reported = 0
             def report():
                 global reported
@@ -154,7 +159,7 @@ def test_a_trainer_that_is_faster_than_the_database_has_to_wait(
         """)
         wait_until(ours.log, "the trainer has to wait")
         assert ours.log() == "stuck\n"
-        assert len(ours.reports._measurements._metrics) < 2000 + wire.METRICS
+        assert len(ours.reports._measurements._metrics) < 5000 + wire.METRICS
         assert trainer.poll() is None
     assert trainer.wait(60) == 0
     ours.close()
@@ -223,6 +228,7 @@ def test_a_report_that_broke_off_is_not_one(ours: Supervised) -> None:
     assert steps(ours.run_id) == [1]
 
 
+@on_one
 def test_rubbish_is_refused_and_disturbs_nobody(ours: Supervised) -> None:
     with connected(ours) as good:
         for rubbish in RUBBISH:
@@ -235,6 +241,7 @@ def test_rubbish_is_refused_and_disturbs_nobody(ours: Supervised) -> None:
         assert answer(good) == wire.Done()
 
 
+@on_one
 def test_only_files_are_stored(ours: Supervised) -> None:
     reads, writes = os.pipe()
     with connected(ours) as connection:
@@ -247,6 +254,7 @@ def test_only_files_are_stored(ours: Supervised) -> None:
     os.close(writes)
 
 
+@on_one
 def test_no_descriptor_is_left_open(ours: Supervised) -> None:
     def descriptors() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
@@ -263,16 +271,19 @@ def test_no_descriptor_is_left_open(ours: Supervised) -> None:
         assert descriptors() < before + 5
 
 
+@on_one
 @pytest.mark.parametrize("shared, mode", [(False, 0o600), (True, 0o660)])
 def test_strangers_cannot_connect(run_id: str, shared: bool, mode: int) -> None:
     with supervised(run_id, shared=shared) as ours:
         assert stat.S_IMODE((ours.folder / wire.SOCKET).stat().st_mode) == mode
 
 
+@on_one
 def test_a_launch_that_was_never_opened_can_be_closed(run_id: str, ours: Supervised) -> None:
     assert Supervised(ours.folder, run_id, 1).reports.close(1)
 
 
+@on_one
 def test_what_is_printed_is_kept_while_it_is_printed(ours: Supervised) -> None:
     trainer = ours.start("""
         print("first")
@@ -288,6 +299,7 @@ def test_what_is_printed_is_kept_while_it_is_printed(ours: Supervised) -> None:
     assert ours.log() == "first\nsecond\nthird"
 
 
+@on_one
 def test_much_output_is_kept_in_bounded_chunks(ours: Supervised) -> None:
     ours.run("""
         for n in range(300):
@@ -298,6 +310,7 @@ def test_much_output_is_kept_in_bounded_chunks(ours: Supervised) -> None:
     assert max(map(len, chunks)) <= output.CHUNK
 
 
+@on_one
 def test_what_is_printed_while_the_blob_store_is_away_is_kept(ours: Supervised) -> None:
     with blobs_away():
         trainer = ours.start("""
@@ -311,6 +324,7 @@ def test_what_is_printed_while_the_blob_store_is_away_is_kept(ours: Supervised) 
     assert ours.log() == "".join(f"{n:04}" * 2500 for n in range(300))
 
 
+@on_one
 def test_a_process_that_keeps_the_pipe_open_does_not_keep_the_supervisor(ours: Supervised) -> None:
     reads, writes = os.pipe()
     ours.reports.keep_output(reads)

@@ -10,6 +10,9 @@ from tests.support.processes import wait_until
 from tests.support.trainers import supervised
 from tests.support.training import Scene, StageRuntime, row, running
 
+#: Where it makes no difference which database it is.
+on_one = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+
 
 @pytest.fixture
 def run_id(scene: Scene, runtime: StageRuntime) -> str:
@@ -43,6 +46,7 @@ def test_values_that_are_not_finite_are_counted_and_not_kept(run_id: str) -> Non
     assert row(run_id).metrics_seen == 6
 
 
+@on_one
 def test_numbers_of_other_libraries_are_numbers(run_id: str) -> None:
     with supervised(run_id) as ours:
         ours.run("""
@@ -63,6 +67,7 @@ def test_a_tag_may_be_any_text(run_id: str) -> None:
     assert tags == ["tab\t, \\ and 'quote'", "\n", "\N{SNOWMAN}" * 500, "nul \N{REPLACEMENT CHARACTER}", "?"]
 
 
+@on_one
 def test_what_is_wrong_is_refused_where_it_is_reported(run_id: str) -> None:
     with supervised(run_id) as ours:
         printed = ours.run("""
@@ -112,6 +117,7 @@ def test_what_was_flushed_is_there(run_id: str) -> None:
         assert trainer.poll() is None
 
 
+@on_one
 @pytest.mark.parametrize(
     "ending, code", [("pass", 0), ("sys.exit(3)", 3), ("raise KeyError", 1), ("os._exit(4)", 4)], ids=str
 )
@@ -128,6 +134,7 @@ def test_nothing_is_lost_however_the_trainer_leaves(run_id: str, ending: str, co
     assert [step for _, _, step in measured(run_id)] == list(range(3000))
 
 
+@on_one
 def test_what_a_killed_trainer_had_handed_over_is_kept(run_id: str) -> None:
     with supervised(run_id) as ours:
         ours.start("""
@@ -157,6 +164,7 @@ def test_many_threads_may_report_at_a_time(run_id: str) -> None:
         assert [step for tag, _, step in found if tag == f"thread {thread}"] == list(range(500))
 
 
+@on_one
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver", "os.fork"])
 def test_every_process_of_a_trainer_reports_for_itself(run_id: str, method: str) -> None:
     with supervised(run_id) as ours:
@@ -201,6 +209,7 @@ if __name__ == "__main__":
         assert len([tag for tag, _, _ in found if tag == name]) == count
 
 
+@on_one
 def test_a_trainer_whose_supervisor_has_gone_is_told_so(run_id: str) -> None:
     with supervised(run_id) as ours:
         trainer = ours.start("""
