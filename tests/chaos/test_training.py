@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from orchestrator.training_v2.checkpoint import latest_checkpoint
 from orchestrator.training_v2.models import RunState
 from orchestrator.training_v2.tables import TERMINAL
 from tests.chaos.harness import Harness
@@ -30,11 +31,13 @@ ORPHANED = 10.0
 WITNESS = """
 import fcntl, time
 from orchestrator.training_v2 import runner
-witness = open(folder.parent / ("witness-" + os.environ["ORCHESTRATOR_RUN_ID"]), "a")
+home = folder.resolve().parent.parent
+witness = open(home / ("witness-" + os.environ["ORCHESTRATOR_RUN_ID"]), "a")
 try:
     fcntl.flock(witness, fcntl.LOCK_EX | fcntl.LOCK_NB)
 except BlockingIOError:
-    (folder.parent / "two-trainers").touch()
+    (home / "two-trainers").touch()
+print(os.environ["ORCHESTRATOR_LAUNCH"], file=witness, flush=True)
 ready()
 saved = runner.load_latest_checkpoint()
 step = saved.global_step if saved else 0
@@ -115,10 +118,15 @@ def kill_and_train(harness: Harness, stage: Stage, *, kills: int, runs: int, ste
         harness.pause(harness.chance.uniform(0.1, 2.0) if number + 1 < kills else 0)
     harness.until(are_over, "the runs have ended", within=180 + 3 * kills)
     assert [state(run_id) for run_id in run_ids] == ["job_completed"] * runs
-    assert not (stage.runtime.root / "two-trainers").exists()
+    home = stage.runtime.root.parent
+    assert not (home / "two-trainers").exists()
     for run_id in run_ids:
+        launches = (home / f"witness-{run_id}").read_text().split()
+        assert len(launches) == len(set(launches)) > 0, "a launch is started once"
         assert sum(each in TERMINAL for each in history(run_id)) == 1
-        assert row(run_id).metrics_seen > 0
+        saved = latest_checkpoint(run_id)
+        assert saved is not None
+        assert saved.global_step == steps
     harness.until(lambda: not any(stage.processes(run_id) for run_id in run_ids), "nothing is left", within=ORPHANED)
 
 
@@ -189,8 +197,9 @@ def test_a_few_stops_around_the_moment_of_exit_end_in_one_state_each(stage: Stag
 @pytest.mark.chaos
 @pytest.mark.timeout(3600)
 def test_a_thousand_stops_around_the_moment_of_exit_end_in_one_state_each(stage: Stage) -> None:
+    # On each of two databases five hundred.
     chance, ends = random.Random(SEED), Counter[str]()
-    for _ in range(50):
+    for _ in range(25):
         ends += stop_around_exit(stage, chance, 20)
-    assert ends.total() == 1000
+    assert ends.total() == 500
     assert set(ends) == {"job_completed", "job_terminated"}

@@ -18,7 +18,7 @@ from typing import Any
 from workers.runtimes.identity import ProcessId, boot_id
 
 #: Records, by what they say.
-ORDER, CLAIM, TRAINER, OUTCOME = "launch.json", "claim.json", "trainer.json", "outcome.json"
+ORDER, CLAIM, TRAINER, OUTCOME, LINK = "launch.json", "claim.json", "trainer.json", "outcome.json", "link.json"
 #: What a request to end is called, before the instant on `uptime`'s clock, in milliseconds, that is the end.
 END = "end-"
 #: What supervisors print.
@@ -112,15 +112,18 @@ class LaunchFolder:
         if len(os.fsencode(self.path)) <= SOCKET_PATH:
             return self.path
         link = Path(tempfile.mkdtemp(prefix="orchestrator-")) / "run"
+        self._replace(self.path / LINK, {"path": str(link)})
         link.symlink_to(self.path)
         return link
 
-    def drop_short_path(self, path: Path) -> None:
-        """Remove what `short_path` made."""
-        if path != self.path:
+    def drop_short_path(self) -> None:
+        """Remove the link that `short_path` made, if it did."""
+        record = _read(self.path / LINK)
+        if record is not None:
+            link = Path(record["path"])
             with suppress(OSError):
-                path.unlink()
-                path.parent.rmdir()
+                link.unlink(missing_ok=True)
+                link.parent.rmdir()
 
     def _replace(self, path: Path, value: Mapping[str, Any]) -> None:
         self._draft(value).replace(path)

@@ -63,7 +63,7 @@ def supervise(folder: LaunchFolder, signals: Signals) -> None:
     try:
         Supervision(folder, path, signals).run()
     finally:
-        folder.drop_short_path(path)
+        folder.drop_short_path()
 
 
 class Supervision:

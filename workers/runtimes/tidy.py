@@ -65,5 +65,6 @@ def _remove(folder: LaunchFolder) -> bool:
     supervisor = folder.supervisor
     if supervisor is not None and find(supervisor) is not None:
         return False
+    folder.drop_short_path()
     shutil.rmtree(folder.path, ignore_errors=True)
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -24,7 +25,7 @@ from tests.support.processes import wait_until
 from tests.support.training import history, row, state
 from tests.workers.runtimes.contract import NewLaunch, RuntimeContract
 from workers.runtimes import runtimes
-from workers.runtimes.folder import LaunchFolder
+from workers.runtimes.folder import LINK, LaunchFolder
 from workers.runtimes.identity import here, uptime
 from workers.runtimes.local import LocalRuntime
 
@@ -212,6 +213,9 @@ def test_a_folder_with_a_long_name_has_a_socket_all_the_same(
     assert stage.finish(run_id) == "job_completed"
     assert row(run_id).metrics_seen == 1
     assert settings().launches_folder in stage.folder(run_id).path.parents
+    stage.wait_cleared(run_id)
+    link = Path(json.loads((stage.folder(run_id).path / LINK).read_text())["path"])
+    assert not link.parent.exists()
 
 
 @on_sqlite
