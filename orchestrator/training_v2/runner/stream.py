@@ -67,7 +67,7 @@ class Stream:
         with self._changed:
             self._is_hurried = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not (self._metrics or self._progress or self._is_sending) or self._failure)
+            self._changed.wait_for(lambda: self._is_empty or self._failure)
             self._is_hurried = False
             self._check()
 
@@ -112,6 +112,10 @@ class Stream:
             self._is_sending = True
             self._changed.notify_all()
             return metrics, progress, self._asked
+
+    @property
+    def _is_empty(self) -> bool:
+        return not self._metrics and self._progress is None and not self._is_sending
 
     def _is_urgent(self) -> bool:
         return self._is_hurried or self._asked > self._answered or len(self._metrics) >= FULL

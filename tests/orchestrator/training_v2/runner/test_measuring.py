@@ -104,6 +104,17 @@ def test_progress_is_replaced_as_a_whole(run_id: str) -> None:
     assert progress == [{"operation": "train", "value": 3, "final_value": 3, "units": "epochs"}]
 
 
+@on_one
+def test_progress_may_be_taken_back(run_id: str) -> None:
+    with supervised(run_id) as ours:
+        ours.run("""
+            runner.save_progress([runner.Progress("train", 0, 3, "epochs")])
+            runner.flush()
+            runner.save_progress([])
+        """)
+    assert Run.from_id(run_id).progress == []
+
+
 def test_what_was_flushed_is_there(run_id: str) -> None:
     with supervised(run_id) as ours:
         trainer = ours.start("""
