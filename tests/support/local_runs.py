@@ -146,6 +146,7 @@ class Stage:
             if not is_test and isinstance(self.runtime.observe([launch])[0], Alive):
                 self.runtime.terminate(launch, timedelta())
                 kill_with_supervisor(self.runtime._marks(launch), within=10)
+            LaunchFolder(path).drop_short_path()
 
 
 def named(process: psutil.Process) -> dict[str, str]:

@@ -170,6 +170,7 @@ def test_a_launch_that_was_declared_lost_is_killed_and_launched_once_more(stage:
     assert history(run_id).count("run_restart_requested") == 1
 
 
+@on_sqlite
 def test_a_frozen_trainer_is_silent_and_what_it_writes_when_it_wakes_is_refused(stage: Stage) -> None:
     run_id = stage.start("""
         import time
