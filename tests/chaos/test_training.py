@@ -174,7 +174,7 @@ def stop_around_exit(stage: Stage, chance: random.Random, count: int) -> Counter
         stage.wait_ready(run_id)
     for run_id in run_ids:
         at = stage.folder(run_id).path / "at"
-        Path(f"{at}-draft").write_text(str(time.time() + chance.uniform(0.0, 0.3)))
+        Path(f"{at}-draft").write_text(str(time.time() + chance.uniform(0.0, 0.6)))
         Path(f"{at}-draft").rename(at)
         time.sleep(chance.uniform(0.0, 0.2))
         stage.stop(run_id, grace=5)
