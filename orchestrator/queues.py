@@ -39,14 +39,14 @@ UNIT_QUEUES = (
     QueueName.TRAINING,
 )
 
-#: Seconds after which publishing gives up.
-PATIENCE = 5
+#: Seconds after which publishing over one connection gives up.
+PATIENCE = 4
 
 #: Seconds between two attempts to reach a broker that is away, at most.
 RECONNECT = 1.5
 
 #: Seconds between two signs of life on a worker's connection to RabbitMQ; after two that are lacking it is given up.
-HEARTBEAT = 4
+HEARTBEAT = 3
 
 #: The Redis transport gives an unacknowledged message to another worker after this many seconds.
 VISIBILITY_TIMEOUT = 1200
@@ -133,7 +133,7 @@ def _transport_options(config: Settings) -> dict[str, Any]:
             "unacked_restore_throttle": 1,
         }
     # An answer is waited for so long: a publisher's confirmation, or a worker's event, which holds up its event loop.
-    return {"confirm_publish": True, "read_timeout": 8, "write_timeout": 8}
+    return {"confirm_publish": True, "read_timeout": 6, "write_timeout": 6}
 
 
 def _queue(name: QueueName, config: Settings) -> Queue:
@@ -193,31 +193,39 @@ class CeleryPublisher:
         Raises:
             Unavailable: the broker does not answer.
         """
+        notes = list(units)
         with _says_when_the_broker_is_away(), app.pool.acquire(block=True, timeout=PATIENCE) as connection:
-            _connect(connection)
+            was_connected = connection.connected
             try:
-                self._send(units, connection)
-            except BaseException:
-                # Or else the pool would close it politely, and wait for a goodbye from whoever fell silent.
-                connection.collect()
-                raise
+                self._send(notes, connection)
+            except _away() as error:
+                if isinstance(error, QueueNotFound) or not was_connected:
+                    raise
+                # It may have fallen silent long ago, or a queue may be gone; what is sent twice does no harm.
+                self._send(notes, connection)
 
     def _send(self, units: Iterable[Publishable], connection: Connection) -> None:
-        producer = app.amqp.Producer(connection, auto_declare=False)
-        for unit in units:
-            app.send_task(
-                unit.kind,
-                args=[unit.id],
-                argsrepr=unit.label,
-                kwargsrepr="",
-                queue=unit.queue,
-                producer=producer,
-                retry=False,
-                confirm_timeout=PATIENCE,
-                # What reaches no queue comes back as an error: a connection declares a queue once, also if
-                # somebody deletes it afterwards.
-                mandatory=True,
-            )
+        _connect(connection)
+        try:
+            producer = app.amqp.Producer(connection, auto_declare=False)
+            for unit in units:
+                app.send_task(
+                    unit.kind,
+                    args=[unit.id],
+                    argsrepr=unit.label,
+                    kwargsrepr="",
+                    queue=unit.queue,
+                    producer=producer,
+                    retry=False,
+                    confirm_timeout=PATIENCE,
+                    # What reaches no queue comes back as an error: a connection declares a queue once, also if
+                    # somebody deletes it afterwards.
+                    mandatory=True,
+                )
+        except BaseException:
+            # Or else the pool would close it politely, and wait for a goodbye from whoever fell silent.
+            connection.collect()
+            raise
 
     def depth(self, queue: str) -> int:
         """How many messages wait in `queue`, not counting those that a worker holds.
@@ -242,10 +250,15 @@ def _connect(connection: Connection) -> None:
     connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=PATIENCE)
 
 
+def _away() -> tuple[type[BaseException], ...]:
+    """What it means that the broker does not answer."""
+    transport = app.connection_for_write()
+    return (*transport.connection_errors, *transport.channel_errors, OperationalError, LimitExceeded, OSError)
+
+
 @contextmanager
 def _says_when_the_broker_is_away() -> Iterator[None]:
-    transport = app.connection_for_write()
-    away = (*transport.connection_errors, *transport.channel_errors, OperationalError, LimitExceeded, OSError)
+    away = _away()
     try:
         yield
     except QueueNotFound:

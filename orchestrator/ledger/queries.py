@@ -173,7 +173,7 @@ def unclaimed(queue: str, age: timedelta, limit: int) -> Select[str]:
     return (
         select(UnitRow.id)
         .where(UnitRow.state == UnitState.PUBLISHED, UnitRow.queue == queue, UnitRow.published_at < db_now(-age))
-        .order_by(UnitRow.published_at)
+        .order_by(UnitRow.published_at, UnitRow.id)
         .limit(limit)
     )
 

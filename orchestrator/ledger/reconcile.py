@@ -86,11 +86,18 @@ def finish_drained(*, limit: int = BATCH) -> int:
 
 def _find_lost(queue: str, publisher: Publisher) -> int:
     try:
-        empty = publisher.depth(queue) == 0
+        waiting = publisher.depth(queue)
     except Unavailable:
         return 0  # nothing can be published now, and dispatch says so
-    age = settings().republish_empty_seconds if empty else settings().republish_seconds
-    return transact(requeue, queue, timedelta(seconds=age))
+    if waiting == 0:
+        return transact(requeue, queue, timedelta(seconds=settings().republish_empty_seconds))
+    with reading() as session:
+        published = session.scalar(queries.published_count(queue)) or 0
+    # A queue that is slow has its messages still: published again, they would make it slower, and so on for ever.
+    lacking = min(published - waiting, BATCH)
+    if lacking <= 0:
+        return 0
+    return transact(requeue, queue, timedelta(seconds=settings().republish_seconds), limit=lacking)
 
 
 def _change(session: Session, statement: Any) -> int:

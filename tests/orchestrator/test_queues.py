@@ -54,7 +54,7 @@ EXPECTED: dict[str, Any] = {
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
     "broker_pool_acquire_timeout": 10,
-    "broker_heartbeat": 4,
+    "broker_heartbeat": 3,
     "beat_enable_remote_control": True,
     "beat_cron_starting_deadline": 600,
     "timezone": "UTC",
@@ -68,7 +68,7 @@ REDIS_TRANSPORT = {
     "socket_keepalive": True,
     "unacked_restore_throttle": 1,
 }
-RABBITMQ_TRANSPORT = {"confirm_publish": True, "read_timeout": 8, "write_timeout": 8}
+RABBITMQ_TRANSPORT = {"confirm_publish": True, "read_timeout": 6, "write_timeout": 6}
 
 
 @dataclass(frozen=True)
@@ -225,15 +225,13 @@ def test_the_depth_of_a_queue_is_the_number_of_messages_that_wait(broker: Broker
     assert received(count=2) == ["u1", "u2"]
 
 
-def test_a_message_that_reaches_no_queue_is_an_error_and_the_next_declares_it_again(broker: Broker) -> None:
+def test_a_queue_that_somebody_deleted_is_declared_again(broker: Broker) -> None:
     """As when an operator deletes a queue, under a publisher that has declared it and stays connected."""
     if broker.kind != "rabbitmq":
         pytest.skip("on Redis a queue is there as soon as something is in it")
     publisher = CeleryPublisher()
     publisher.publish([Note("before")])
     broker.clear()
-    with pytest.raises(Unavailable, match="broker"):
-        publisher.publish([Note("lost")])
     publisher.publish([Note("after")])
     assert received(count=1) == ["after"]
 

@@ -225,17 +225,15 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def reconcile(self) -> None:
-        patience = settings().republish_seconds if self.wire.sent else settings().republish_empty_seconds
-        rescued = republished = 0
+        lost, rescued = self._lost(), 0
         for unit in self.units.values():
             if unit.state is LEASED and unit.expires is not None and unit.expires < clock.now():
                 unit.settle(DEAD if unit.attempt >= unit.max_attempts else READY)
                 rescued += 1
-            elif unit.state is PUBLISHED and self._waited(unit) > timedelta(seconds=patience):
-                unit.state, unit.published = READY, None
-                republished += 1
+        for unit_id in lost:
+            self.units[unit_id].state, self.units[unit_id].published = READY, None
         finishing = [job_id for job_id in self.known if self._needs_finisher(job_id)]
-        assert ledger.reconcile(self.wire) == ledger.Reconciled(rescued, republished, len(finishing))
+        assert ledger.reconcile(self.wire) == ledger.Reconciled(rescued, len(lost), len(finishing))
         for job_id in finishing:
             self._learn_finisher(job_id)
 
@@ -342,9 +340,20 @@ class LedgerMachine(RuleBasedStateMachine):
             if unit.state is PUBLISHED:
                 unit.state, unit.published = READY, None
 
-    def _waited(self, unit: Unit) -> timedelta:
-        assert unit.published is not None
-        return clock.now() - unit.published
+    def _lost(self) -> list[str]:
+        """Published units that are missed: those that wait longest, as many as the broker has too few messages for."""
+        found = []
+        for finishes in (False, True):  # which are in queues of their own
+            published = sorted(
+                (unit.published, unit_id)
+                for unit_id, unit in self.units.items()
+                if unit.state is PUBLISHED and unit.published is not None and unit.finishes is finishes
+            )
+            waiting = len(self.wire.sent)
+            patience = settings().republish_seconds if waiting else settings().republish_empty_seconds
+            late = [unit_id for at, unit_id in published if clock.now() - at > timedelta(seconds=patience)]
+            found += late[: max(0, len(published) - waiting)]
+        return found
 
     def _needs_finisher(self, job_id: str) -> bool:
         job = self.known[job_id]
