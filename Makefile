@@ -1,10 +1,12 @@
 # Every target needs Python 3.11 to 3.13 with pip, and nothing else: the rest is installed into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check docs services chaos bench clean
+.PHONY: help install demo test check docs services faults chaos bench clean
 
 # Relative, so that a folder with spaces in its path works as well.
 BIN := .venv/bin
 PYTHON ?=
+# One more than two cores: tests of real processes wait half of their time.
+PROCESSES ?= 3
 ARGS ?=
 export PYTHON
 
@@ -19,7 +21,10 @@ demo: .venv/installed  ## a real model infers over real handwritten digits, thro
 	@$(BIN)/python -m examples.digits $(ARGS)
 
 test: .venv/installed  ## the suite, on a Redis and a PostgreSQL of its own
-	@$(BIN)/python -m pytest -m "not chaos" -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -m "not chaos and not faults" -n $(PROCESSES) --dist loadfile $(ARGS)
+
+faults: .venv/installed  ## what the suite has no time for: each thing is broken once, for a short while
+	@$(BIN)/python -m pytest -m "faults and not chaos" -n 2 --dist load $(ARGS)
 
 check: .venv/installed  ## lint, format, types, imports and size limits, in under a minute
 	@$(BIN)/ruff check .
@@ -33,7 +38,7 @@ docs: .venv/installed  ## write the state machines into docs/architecture.md, fr
 
 services: .venv/installed  ## what a server makes a difference to, on this machine's PostgreSQL, Redis and RabbitMQ
 	@ORCHESTRATOR_TEST_SERVICES="$${ORCHESTRATOR_TEST_SERVICES:-1}" \
-		$(BIN)/python -m pytest -m "services and not chaos" -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+		$(BIN)/python -m pytest -m "services and not chaos" -n $(PROCESSES) --dist loadfile $(ARGS)
 
 chaos: .venv/installed  ## the slow tests: everything is killed, cut and wiped, over and over
 	@$(BIN)/python -m pytest -m chaos -n 2 --dist loadfile $(ARGS)

@@ -22,7 +22,7 @@ from tests.support.services import Broker, RedisServer, own_redis
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+pytestmark = [pytest.mark.faults, pytest.mark.parametrize("database", ["sqlite"], indirect=True)]
 
 #: Seconds within which work goes on after a fault: of the broker itself, and of the way to it.
 RESUMES = 10.0

@@ -25,6 +25,8 @@ from tests.chaos.harness import Harness
 from tests.chaos.points import ANY, CLAIM, Point
 from tests.support.bulk_inference import labelled, stored
 
+pytestmark = pytest.mark.faults
+
 DATUMS = 200
 #: Seconds from the last death to the end of a job.
 CONVERGENCE = 30.0

@@ -19,7 +19,7 @@ from tests.support.bulk_inference import Scene, stored
 if TYPE_CHECKING:
     from tests.conftest import Database
 
-pytestmark = pytest.mark.parametrize("database", ["postgres"], indirect=True)
+pytestmark = [pytest.mark.faults, pytest.mark.parametrize("database", ["postgres"], indirect=True)]
 
 #: Seconds that no call may take, and within which work goes on once the way is healed.
 BLOCKS = 10.0

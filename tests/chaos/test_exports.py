@@ -30,6 +30,8 @@ from tests.support.exports import Stored, archived, register, several
 if TYPE_CHECKING:
     from tests.conftest import Database
 
+pytestmark = pytest.mark.faults
+
 ASKED = {"include_inferences_as_annotations": True, "include_custom_metadata": True}
 MEMBERS = 400
 #: Seconds from the last death to the end of a task.

@@ -28,6 +28,8 @@ from tests.support.bulk_inference import Scene, stored
 from tests.support.reaper import Reaper
 from tests.support.services import Postgres, own_postgres
 
+pytestmark = pytest.mark.faults
+
 #: Seconds that a disk stays full: longer than a lease.
 FULL_FOR = 3.0
 

@@ -20,6 +20,8 @@ from tests.chaos.harness import Harness, sweep
 from tests.chaos.points import Point
 from tests.support.processes import wait_until
 
+pytestmark = pytest.mark.faults
+
 FILES = 12
 
 

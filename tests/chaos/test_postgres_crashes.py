@@ -25,6 +25,8 @@ from tests.support.processes import wait_until
 from tests.support.reaper import Reaper
 from tests.support.services import Postgres, PostgresServer, own_postgres
 
+pytestmark = pytest.mark.faults
+
 #: Of a session at work where there is one, for that is where it hurts.
 TERMINATE = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity

@@ -25,6 +25,8 @@ from tests.support.retention import policy, receipts, register, run, store, task
 if TYPE_CHECKING:
     from tests.conftest import Database
 
+pytestmark = pytest.mark.faults
+
 #: Inferences of each kind in a model: more than an attempt's first page.
 SIZE = 300
 #: How many of them share a blob.

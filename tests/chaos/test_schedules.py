@@ -23,6 +23,8 @@ from tests.chaos.harness import Harness
 from tests.chaos.points import Point
 from tests.support.bulk_inference import Scene
 
+pytestmark = pytest.mark.faults
+
 SECOND = timedelta(seconds=1)
 SUBMITTED = (OccurrenceState.FIRED, OccurrenceState.CAUGHT_UP)
 

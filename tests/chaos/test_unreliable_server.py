@@ -17,6 +17,8 @@ from tests.chaos.unreliable_server import FAULTS, TIMEOUT, UnreliableServer
 from tests.support.bulk_inference import LABELS, content
 from tests.support.model_server import label_index
 
+pytestmark = pytest.mark.faults
+
 #: Sent requests that are allowed for each that is needed.
 MOST = 1.5
 

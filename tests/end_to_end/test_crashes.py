@@ -84,6 +84,7 @@ def test_a_killed_worker_loses_nothing_and_nothing_stored_is_inferred_again(
     assert server.seen.requests - asked == DATUMS - kept
 
 
+@pytest.mark.faults
 def test_a_wiped_broker_loses_nothing(
     job_id: str, broker: Broker, server: ModelServer, worker_processes: Workers
 ) -> None:
@@ -97,6 +98,7 @@ def test_a_wiped_broker_loses_nothing(
     assert server.seen.answered == {content(number): 1 for number in range(DATUMS)}
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_frozen_worker_that_wakes_up_writes_nothing(
     job_id: str, database: Database, server: ModelServer, worker_processes: Workers

@@ -33,6 +33,7 @@ def brisk(database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch) -
     forget_settings()
 
 
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
 def test_a_job_of_ten_is_done_while_another_project_s_job_of_thousands_has_hardly_begun(
     tmp_path: Path, worker_processes: Workers
 ) -> None:

@@ -92,7 +92,7 @@ WRONG_ARGUMENTS: list[tuple[list[Any], dict[str, Any], str]] = [
     ([{}, {}], {}, "The message must be one object"),
     ([{}], {"kind": "bulk_inference"}, "The message must be one object"),
     (["bulk_inference"], {}, "The message must be one object"),
-    ([{"kind": "training", "spec": {}}], {}, "kind: 'training' is not one of bulk_inference"),
+    ([{"kind": "trianing", "spec": {}}], {}, "kind: 'trianing' is not one of bulk_inference"),
     ([{"kind": ["bulk_inference"], "spec": {}}], {}, "kind: ['bulk_inference'] is not one of"),
     ([{"kind": "bulk_inference", "spec": "all of it"}], {}, "spec: an object is needed, not str"),
     ([{"kind": "bulk_inference", "spec": {}, "urgent": True}], {}, "Unknown fields: 'urgent'"),

@@ -116,6 +116,7 @@ def start(tmp_path: Path, folder: Path, reaper: Reaper) -> Iterator[Start]:
         running.stop()
 
 
+@pytest.mark.faults
 def test_a_job_submitted_from_another_shell_runs_to_its_end(start: Start, folder: Path, source: Path) -> None:
     up = start()
     with ModelServer(output="labels") as server:
@@ -129,6 +130,7 @@ def test_a_job_submitted_from_another_shell_runs_to_its_end(start: Start, folder
     assert "warning" not in examined.stdout
 
 
+@pytest.mark.faults
 def test_every_process_shows_its_metrics_on_a_port_that_prometheus_can_find(start: Start, folder: Path) -> None:
     up = start("--workers", "1")
     (ready,) = [event for event in said(up) if event["event"] == "ready"]
@@ -176,6 +178,7 @@ def test_a_second_up_says_so_and_ctrl_c_leaves_nothing(start: Start, folder: Pat
     assert not (folder / "orchestrator.env").exists()
 
 
+@pytest.mark.faults
 def test_a_second_ctrl_c_does_not_wait_for_running_units(start: Start, folder: Path, source: Path) -> None:
     up = start()
     with ModelServer(output="labels", delay=600) as server:
@@ -191,6 +194,7 @@ def test_a_second_ctrl_c_does_not_wait_for_running_units(start: Start, folder: P
     assert "had to be killed" in up.log.read_text()
 
 
+@pytest.mark.faults
 def test_closing_the_terminal_stops_it_in_order(folder: Path, reaper: Reaper) -> None:
     """Whatever it writes now fails; yet the workers are told, and take their leave."""
     terminal, its_end = os.openpty()
@@ -231,6 +235,7 @@ def test_killed_it_takes_everything_with_it_and_the_next_up_works(start: Start, 
     assert "survivor" in orchestrator(folder, "project", "list").stdout
 
 
+@pytest.mark.faults
 def test_a_child_that_dies_is_reported_and_started_again(start: Start, folder: Path) -> None:
     up = start("--workers", "1")
     children = said(up)[-1]["processes"]
@@ -242,6 +247,7 @@ def test_a_child_that_dies_is_reported_and_started_again(start: Start, folder: P
     wait_until(lambda: orchestrator(folder, "doctor").returncode == 0, "all is well again", within=60)
 
 
+@pytest.mark.faults
 def test_a_guard_that_dies_is_replaced_before_the_next_start(start: Start) -> None:
     up = start("--workers", "1")
     children = said(up)[-1]["processes"]
@@ -255,6 +261,7 @@ def test_a_guard_that_dies_is_replaced_before_the_next_start(start: Start) -> No
     wait_until(lambda: all(map(is_gone, processes)), "nothing is left")
 
 
+@pytest.mark.faults
 def test_a_broker_that_the_environment_names_is_used_and_not_started(
     start: Start, folder: Path, redis_broker: Any
 ) -> None:

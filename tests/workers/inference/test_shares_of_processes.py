@@ -63,6 +63,7 @@ def test_processes_together_never_send_more_than_the_limit(start: Start, server:
     assert server.seen.peak == 6
 
 
+@pytest.mark.faults
 def test_one_place_goes_round(start: Start, server: ModelServer) -> None:
     processes = [start('{"max_concurrency": 1}') for _ in range(3)]
     for _ in range(2):
@@ -90,6 +91,7 @@ def test_the_share_of_a_killed_process_is_used_by_the_rest(
     client.close()
 
 
+@pytest.mark.faults
 def test_a_process_that_wakes_after_its_grant_has_run_out_asks_first(start: Start, server: ModelServer) -> None:
     frozen, other = start('{"max_concurrency": 6}'), start('{"max_concurrency": 6}')
     answered_more(frozen, 20)
@@ -104,6 +106,7 @@ def test_a_process_that_wakes_after_its_grant_has_run_out_asks_first(start: Star
     assert server.seen.peak <= 7
 
 
+@pytest.mark.faults
 def test_nothing_is_sent_beyond_a_wipe(start: Start, server: ModelServer, redis_broker: Broker) -> None:
     processes = [start('{"max_concurrency": 6}') for _ in range(2)]
     for _ in range(3):
@@ -114,6 +117,7 @@ def test_nothing_is_sent_beyond_a_wipe(start: Start, server: ModelServer, redis_
     assert server.seen.peak == 6
 
 
+@pytest.mark.faults
 def test_a_rate_holds_over_processes(start: Start, server: ModelServer) -> None:
     processes = [start('{"requests_per_second": 40}') for _ in range(3)]
     for process in processes:

@@ -121,6 +121,7 @@ def assert_stays_healthy(worker: Watched, seconds: int) -> None:
         time.sleep(1)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_worker_is_healthy_idle_and_unhealthy_once_its_pool_is_frozen(
     worker_processes: Workers, database: Database
@@ -210,6 +211,7 @@ def test_a_worker_without_its_database_is_unhealthy_until_it_is_back(
         worker.becomes_healthy()
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_worker_that_is_busy_with_a_slow_unit_stays_healthy_and_shows_it(
     worker_processes: Workers, tmp_path: Path, database: Database, server: ModelServer
