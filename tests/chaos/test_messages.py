@@ -112,6 +112,7 @@ def run_under_three_beats(harness: Harness, datums: int) -> None:
             assert session.scalar(ends) == 1
 
 
+@pytest.mark.faults
 def test_three_beats_do_what_one_does(harness: Harness, narrow: None) -> None:
     run_under_three_beats(harness, 1_500)
 

@@ -189,6 +189,7 @@ def stop_around_exit(stage: Stage, chance: random.Random, count: int) -> Counter
     return ends
 
 
+@pytest.mark.faults
 @on_sqlite
 def test_a_few_stops_around_the_moment_of_exit_end_in_one_state_each(stage: Stage) -> None:
     assert sum(stop_around_exit(stage, random.Random(SEED), 5).values()) == 5

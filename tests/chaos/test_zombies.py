@@ -156,6 +156,7 @@ def test_what_a_process_writes_that_froze_and_lost_its_unit_is_refused(harness: 
     assert graveyard.refused == 3
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("database", ["postgres"], indirect=True)
 def test_a_process_that_froze_within_a_transaction_loses_it(harness: Harness, database: Database) -> None:
     # As in production, but for the time: PostgreSQL ends the transaction, and with it the lock on the unit.

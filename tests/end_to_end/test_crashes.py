@@ -67,6 +67,7 @@ def assert_complete(job_id: str) -> None:
     assert (job.num_computed, job.expected_total, details.num_failed) == (DATUMS, DATUMS, 0)
 
 
+@pytest.mark.parametrize("database", [pytest.param("sqlite", marks=pytest.mark.faults), "postgres"], indirect=True)
 def test_a_killed_worker_loses_nothing_and_nothing_stored_is_inferred_again(
     job_id: str, server: ModelServer, worker_processes: Workers
 ) -> None:

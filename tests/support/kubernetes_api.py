@@ -78,7 +78,8 @@ class KubernetesApi:
             self.cluster.changed.notify_all()
         self.server.shutdown()
         for connection in list(self.open):
-            connection.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):  # it may have been closed since
+                connection.shutdown(socket.SHUT_RDWR)
         self.server.server_close()
         self.thread.join(10)
 

@@ -222,6 +222,7 @@ def test_closing_the_terminal_stops_it_in_order(folder: Path, reaper: Reaper) ->
         assert connection.execute("SELECT name FROM pulses WHERE name LIKE 'worker:%'").fetchall() == []
 
 
+@pytest.mark.faults
 def test_killed_it_takes_everything_with_it_and_the_next_up_works(start: Start, folder: Path) -> None:
     up = start()
     processes = family(up)

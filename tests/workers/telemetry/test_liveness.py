@@ -195,6 +195,7 @@ def test_a_worker_whose_broker_swallows_everything_is_unhealthy_until_it_answers
         worker.becomes_healthy()
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("database", ["postgres"], indirect=True)
 def test_a_worker_without_its_database_is_unhealthy_until_it_is_back(
     worker_processes: Workers, database: Database
