@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     signing_key: SecretStr = SecretStr("")
     #: A claim lasts this long unless renewed; the heartbeat comes at a third of it.
     lease_seconds: float = Field(30, gt=0)
-    #: A published unit that nobody claimed for this long is published again, if its queue has fewer messages than units.
+    #: A published unit that nobody claimed for this long is published again, if its queue has fewer messages.
     republish_seconds: float = Field(60, gt=0)
     #: The same, once the broker reports its queue to be empty.
     republish_empty_seconds: float = Field(5, gt=0)
