@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, Protocol
 
-from amqp.exceptions import ChannelError
+from amqp.exceptions import ChannelError, MessageNacked
 from celery import Celery
 from celery.app.amqp import AMQP
 from celery.exceptions import QueueNotFound
@@ -253,7 +253,8 @@ def _connect(connection: Connection) -> None:
 def _away() -> tuple[type[BaseException], ...]:
     """What it means that the broker does not answer."""
     transport = app.connection_for_write()
-    return (*transport.connection_errors, *transport.channel_errors, OperationalError, LimitExceeded, OSError)
+    errors = *transport.connection_errors, *transport.channel_errors
+    return (*errors, MessageNacked, OperationalError, LimitExceeded, OSError)
 
 
 @contextmanager

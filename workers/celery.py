@@ -59,7 +59,7 @@ def _schedule_ticks(sender: Any, **_: Any) -> None:
         ("ticks.exports", config.purge_interval, ticks),
         # Only where trainers are launched can anybody see how they fare.
         ("ticks.training", config.training_interval, training),
-        ("ticks.checkpoints", config.purge_interval, ticks),
+        ("ticks.checkpoints", config.purge_interval, training),
     ):
         # A tick that nobody took in time is worthless: the next one does the same.
         sender.add_periodic_task(seconds, sender.signature(name), name=name, queue=queue, expires=60)

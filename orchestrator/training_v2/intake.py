@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from orchestrator import ledger
-from orchestrator.database import db_now, reading
+from orchestrator.database import db_now, reading, storable
 from orchestrator.training_v2 import checkpoint_files
 from orchestrator.training_v2.checkpoint_files import CheckpointDraft, CheckpointFile
 from orchestrator.training_v2.exceptions import StaleLaunch, ValidationError
@@ -93,7 +93,11 @@ def record_progress(run_id: str, launch: int, progress: Sequence[Progress]) -> N
     """
     if not all(math.isfinite(value) for each in progress for value in (each.value, each.final_value)):
         raise ValidationError("progress: value and final_value must be finite numbers")
-    fenced(_record_progress, run_id, launch, [each.model_dump(mode="json") for each in progress])
+    stored = [
+        {**each.model_dump(mode="json"), "operation": storable(each.operation), "units": storable(each.units)}
+        for each in progress
+    ]
+    fenced(_record_progress, run_id, launch, stored)
 
 
 def begin_checkpoint(run_id: str, launch: int, global_step: int) -> CheckpointDraft:

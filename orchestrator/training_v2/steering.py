@@ -114,6 +114,8 @@ def _restart(session: Session, run_id: str) -> None:
         raise TrainingConflict(f"run {run_id} has completed: create another run to train on")
     launch = row.launch + 1
     request_launch(session, run_id, launch, reason="restarted by request", restarts=0)
+    # Whoever ended the run may have died before its own unit was settled, which would end the run again.
+    ledger.cancel(session, run_id)
     ledger.reopen(session, run_id)
     ledger.add(session, run_id, [step_unit(launch)])
     hold_checkpoints(session, run_id, row.config)

@@ -173,7 +173,7 @@ def test_beat_ticks_on_the_queue_of_ticks_or_of_trainers_and_no_tick_outlives_a_
         "ticks.schedules": ["ticks.schedules", settings().schedule_interval, options],
         "ticks.purge": ["ticks.purge", settings().purge_interval, options],
         "ticks.exports": ["ticks.exports", settings().purge_interval, options],
-        "ticks.checkpoints": ["ticks.checkpoints", settings().purge_interval, options],
+        "ticks.checkpoints": ["ticks.checkpoints", settings().purge_interval, {**options, "queue": "training"}],
         "ticks.training": ["ticks.training", settings().training_interval, {**options, "queue": "training"}],
     }
 

@@ -55,6 +55,8 @@ class LaunchFolder:
     def claim(self, owner: ProcessId | None) -> bool:
         """Claim the launch for ever, for a supervisor or (None) for nobody; says whether it was free."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.is_claimed:
+            return False  # also on a disk that is full
         draft = self._draft(_of(owner))
         try:
             os.link(draft, self.path / CLAIM)
@@ -63,6 +65,11 @@ class LaunchFolder:
         finally:
             draft.unlink()
         return True
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this is a launch's folder at all."""
+        return any((self.path / record).is_file() for record in (CLAIM, ORDER))
 
     @property
     def is_claimed(self) -> bool:

@@ -10,6 +10,7 @@ boot: after a restart of the worker everything is found again, and after one of 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
 import socket
@@ -43,6 +44,8 @@ from workers.runtimes.limits import host_cores
 from workers.runtimes.processes import Marks
 from workers.runtimes.signals import REQUEST
 
+#: What keeps a folder from being written for a while, and not for ever.
+PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO}
 #: Seconds in which a supervisor has claimed its launch, on a host that does much else.
 STARTED = 30.0
 #: Seconds that a supervisor may go on to report after its trainer's end was due.
@@ -152,7 +155,11 @@ class LocalRuntime:
         }
         try:
             folder.prepare(order, launch.config)
-        except (OSError, TypeError, ValueError) as error:
+        except OSError as error:
+            if error.errno in PASSING:
+                raise Unavailable(f"the folder of the launch cannot be written now: {error}") from error
+            raise LaunchRefused(f"its config cannot be written to {folder.path}: {error}") from error
+        except (TypeError, ValueError) as error:
             raise LaunchRefused(f"its config cannot be written to {folder.path}: {error}") from error
 
 

@@ -14,9 +14,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
+import structlog
 
 from orchestrator.training_v2.runner.surroundings import LAUNCH, RUN_ID
 from workers.runtimes.identity import ProcessId, boot_id, find, look
+
+log = structlog.get_logger(__name__)
 
 #: Processes that have ended, whether or not anybody has taken note of it.
 ENDED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
@@ -80,11 +83,19 @@ def kill_with_supervisor(marks: Marks, *, within: float) -> bool:
 
 
 def strike(processes: Sequence[psutil.Process]) -> bool:
-    """SIGKILL each; says whether there was one."""
+    """SIGKILL each; says whether there was one that may be killed."""
+    struck = False
     for process in processes:
-        with suppress(psutil.Error):
+        try:
             process.kill()
-    return bool(processes)
+        except psutil.AccessDenied:
+            # It has become another user's: nobody here will ever end it, and nothing is to wait for that.
+            log.warning("not_ours_to_kill", pid=process.pid)
+            continue
+        except psutil.Error:
+            pass
+        struck = True
+    return struck
 
 
 def send(process: ProcessId, number: int) -> bool:

@@ -29,7 +29,7 @@ from orchestrator.training_v2.exceptions import StaleLaunch
 from orchestrator.training_v2.runtime import Exited
 from workers.runtimes.environment import trainer_environment
 from workers.runtimes.folder import LaunchFolder
-from workers.runtimes.identity import here, uptime
+from workers.runtimes.identity import ProcessId, here, uptime
 from workers.runtimes.liaison import Liaison
 from workers.runtimes.limits import Cores
 from workers.runtimes.reports import Reports
@@ -44,6 +44,8 @@ log = structlog.get_logger(__name__)
 GLANCE = 1.0
 #: Seconds between two tries to reach the database.
 PAUSE = 0.5
+#: Seconds within which signals to a trainer and to its supervisor are one event.
+SAME_TIME = 0.2
 #: Seconds a trainer has whose supervisor is told to end, as when the host shuts down.
 SHUTDOWN_GRACE = 5.0
 #: Seconds in which what the trainer left behind must be stored, and its end reported.
@@ -102,7 +104,7 @@ class Supervision:
         except OSError as error:
             return Exited(127, reason=f"its trainer could not be started: {error}")
         if self.trainer.id is not None:
-            self.folder.note_trainer(self.trainer.id)
+            self._note_trainer(self.trainer.id)
         self.reports.keep_output(output)
         looked = uptime()
         while (code := self.trainer.reap()) is None:
@@ -113,6 +115,12 @@ class Supervision:
             self.signals.wait(self._pause())
         self.trainer.kill()
         return self._exited(code)
+
+    def _note_trainer(self, trainer: ProcessId) -> None:
+        try:
+            self.folder.note_trainer(trainer)
+        except OSError as error:
+            log.warning("trainer_not_noted", error=str(error))  # it is found by its parent and its environment, too
 
     def _check_standing(self) -> None:
         """End the trainer if it must not go on, or has been told to and its time is up."""
@@ -152,6 +160,11 @@ class Supervision:
     def _exited(self, code: int) -> Exited:
         if self.ending is not None:
             return replace(self.ending, code=code)
+        if code == -signal.SIGTERM:
+            # When a host shuts down everybody is told at once, and the trainer may be the first to hear it.
+            self.signals.wait(SAME_TIME)
+        if signal.SIGTERM in self.signals.caught:
+            return Exited(code, signalled=True, reason="its supervisor was told to end")
         if code == -signal.SIGKILL and self.folder.end is not None:
             return Exited(code, signalled=True, reason="it was told to end")
         return Exited(code, reason=f"its trainer was ended by {signal.Signals(-code).name}" if code < 0 else "")
@@ -161,7 +174,11 @@ class Supervision:
         return replace(exited, signalled=True, reason="what it reported could not be stored")
 
     def _leave(self, exited: Exited) -> None:
-        self.folder.note_outcome(**asdict(exited))
+        try:
+            self.folder.note_outcome(**asdict(exited))
+        except OSError as error:
+            # On a full disk, say: the database is told all the same.
+            log.warning("outcome_not_kept", error=str(error))
         try:
             _insist(lambda: intake.leave(self.run_id, self.launch, exited), within=PATIENCE)
         except StaleLaunch as error:

@@ -43,8 +43,9 @@ def _old(root: Path) -> Iterator[Path]:
     """The launches' folders in which nothing has happened for long."""
     latest = time.time() - KEPT.total_seconds()
     for path in root.glob("*-*"):
-        with suppress(FileNotFoundError):
-            if path.stat().st_mtime < latest:
+        with suppress(OSError):
+            # What is not a launch's is somebody's own, in a folder that he shares with us.
+            if path.stat().st_mtime < latest and LaunchFolder(path).is_ours:
                 yield path
 
 

@@ -108,8 +108,9 @@ def files_below(folder: Path) -> Iterator[str]:
 
     Raises:
         ValidationError: something there is neither a file nor a folder.
+        OSError: a folder cannot be read.
     """
-    for current, folders, files in os.walk(folder):
+    for current, folders, files in os.walk(folder, onerror=_refuse):
         folders.sort()
         here = Path(current)
         for name in sorted(files) + [each for each in folders if (here / each).is_symlink()]:
@@ -120,6 +121,11 @@ def files_below(folder: Path) -> Iterator[str]:
                     "the like cannot be saved"
                 )
             yield path.relative_to(folder).as_posix()
+
+
+def _refuse(error: OSError) -> None:
+    # Left out in silence, what is in there would be missing from a checkpoint that says that it is complete.
+    raise error
 
 
 def _keep(folder: Path, path: str) -> None:

@@ -77,7 +77,7 @@ class Stream:
 
     def _check(self) -> None:
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.with_traceback(None)  # each time anew, or else it would grow
 
     def _run(self) -> None:
         try:

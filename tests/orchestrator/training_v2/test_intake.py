@@ -226,3 +226,11 @@ def test_logs_are_read_in_order_and_from_where_one_was(scene: Scene) -> None:
     assert b"".join(read_log(run_id, 1)) == b"one\ntwo\nthree\n"
     assert list(read_log(run_id, 1, 2)) == [b"three\n"]
     assert list(read_log(run_id, 2)) == []
+
+
+def test_progress_may_be_of_anything_that_a_program_can_name(scene: Scene, runtime: StageRuntime) -> None:
+    """Also a file whose name is no text: no database takes it as it is, and nothing would be stored after it."""
+    run_id = running(scene, runtime)
+    intake.record_progress(run_id, 1, [Progress(operation="caf\udce9\0", value=1, final_value=2, units="\0")])
+    (progress,) = Run.from_id(run_id).progress or []
+    assert progress.operation.startswith("caf")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from datetime import timedelta
 
@@ -44,3 +45,18 @@ def test_only_what_is_old_and_over_and_dead_is_removed(stage: Stage) -> None:
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_there_may_be_no_folder_yet(stage: Stage) -> None:
     assert tidy() == 0
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_what_else_is_in_the_folder_stays(stage: Stage) -> None:
+    mine = LaunchFolder(stage.runtime.root / "my-thesis")
+    mine.path.mkdir(parents=True)
+    (mine.path / "chapter 1").write_text("In the beginning")
+    age(mine)
+    note = stage.runtime.root / "notes-1.txt"
+    note.write_text("mine, too")
+    os.utime(note, (0, 0))
+    assert tidy() == 0
+    assert (mine.path / "chapter 1").exists()
+    shutil.rmtree(mine.path)
+    note.unlink()

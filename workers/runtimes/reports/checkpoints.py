@@ -7,6 +7,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 from orchestrator.errors import ApiException, BlobNotFound
@@ -133,14 +134,26 @@ def load(file: StoredFile, descriptor: int) -> None:
     """Write a file to an open one.
 
     Raises:
-        ApiException: it is not as it was stored.
+        ApiException: it is not as it was stored, or cannot be written.
     """
     digest = hashlib.sha256()
-    with os.fdopen(descriptor, "wb", closefd=False) as target:
-        target.seek(0)
-        target.truncate()
-        for piece in blobs().stream(file.key):
-            digest.update(piece)
-            target.write(piece)
+    with _written_for_the_trainer(file):
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.ftruncate(descriptor, 0)
+    for piece in blobs().stream(file.key):
+        digest.update(piece)
+        rest = memoryview(piece)
+        with _written_for_the_trainer(file):
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
     if digest.hexdigest() != file.sha256:
         raise ApiException(f"the blob {file.key} is not what was stored as {file.path}: the blob store lost something")
+
+
+@contextmanager
+def _written_for_the_trainer(file: StoredFile) -> Iterator[None]:
+    """It is the trainer's disk that is full, and not the blob store that is away: nothing to be waited for."""
+    try:
+        yield
+    except OSError as error:
+        raise ApiException(f"{file.path} cannot be written into the trainer's folder: {error.strerror}") from error

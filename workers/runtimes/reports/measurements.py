@@ -33,6 +33,8 @@ class Measurements:
         self._progress: list[Progress] | None = None
         #: Metrics of this launch that are stored.
         self._position = 0
+        #: How often progress was taken, and up to which of these it is stored.
+        self._replaced = self._kept = 0
         self._is_storing = False
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="measurements", daemon=True)
@@ -62,16 +64,18 @@ class Measurements:
         with self._changed:
             self._check()
             self._progress = progress
+            self._replaced += 1
             self._changed.notify_all()
 
     def flush(self) -> None:
-        """Wait until everything that was taken is stored.
+        """Wait until everything is stored that was taken until now.
 
         Raises:
             StaleLaunch: the launch is over.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._is_idle or self._is_closed)
+            metrics, replaced = self._position + len(self._metrics), self._replaced
+            self._changed.wait_for(lambda: (self._position >= metrics and self._kept >= replaced) or self._is_closed)
             self._check()
 
     def close(self, within: float) -> bool:
@@ -113,6 +117,7 @@ class Measurements:
                 return False
             batch, progress = self._metrics[:BATCH], self._progress
             self._progress, self._is_storing = None, True
+            replaced = self._replaced
         until_done = self._outlasting.until_done
         if batch:
             until_done(intake.record_metrics, self._run_id, self._launch, self._position, batch)
@@ -120,6 +125,7 @@ class Measurements:
             until_done(intake.record_progress, self._run_id, self._launch, progress)
         with self._changed:
             self._position += len(batch)
+            self._kept = replaced
             del self._metrics[: len(batch)]
             self._is_storing = False
             self._changed.notify_all()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from orchestrator.errors import OrchestratorError, Unavailable
 from orchestrator.training_v2.exceptions import StaleLaunch
@@ -68,6 +68,8 @@ class Outlasting:
                 self.is_stale = True
                 self._ended.set()
                 raise
+            except (DataError, IntegrityError):
+                raise  # no database will ever take it
             except (SQLAlchemyError, Unavailable, OSError) as error:
                 self.is_waiting = True
                 if self.is_over:

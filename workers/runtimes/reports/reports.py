@@ -6,6 +6,7 @@ import math
 import os
 import socket
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from orchestrator.training_v2.models import Progress
 from orchestrator.training_v2.runner import wire
 from workers.runtimes.reports.checkpoints import Checkpoints
 from workers.runtimes.reports.measurements import Measurements
-from workers.runtimes.reports.outlasting import GivenUp, Outlasting
+from workers.runtimes.reports.outlasting import PAUSE, GivenUp, Outlasting
 from workers.runtimes.reports.output import Output
 
 log = structlog.get_logger(__name__)
@@ -135,13 +136,27 @@ class Reports:
             self._free.acquire()
             try:
                 connection, _ = self._listener.accept()
-            except OSError:
-                return
+            except OSError as error:
+                self._free.release()
+                if self._listener.fileno() < 0 or isinstance(error, BlockingIOError):
+                    return
+                # The connection waits on: in a moment there may be a descriptor for it.
+                log.warning("reports_not_taken", run=self._run_id, error=str(error))
+                time.sleep(PAUSE)
+                continue
             connection.setblocking(True)
-            thread = threading.Thread(target=self._serve, args=[connection], name="report", daemon=True)
-            with self._lock:
+            self._take(connection)
+
+    def _take(self, connection: socket.socket) -> None:
+        thread = threading.Thread(target=self._serve, args=[connection], name="report", daemon=True)
+        try:
+            with self._lock:  # which the thread takes when it ends
+                thread.start()
                 self._served[connection] = thread
-            thread.start()
+        except RuntimeError as error:  # there can be no more threads; the other end hears that it is hung up
+            log.warning("reports_not_taken", run=self._run_id, error=str(error))
+            connection.close()
+            self._free.release()
 
     def _serve(self, connection: socket.socket) -> None:
         """Answer a connection until its other end has gone."""
