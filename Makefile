@@ -5,8 +5,8 @@
 # Relative, so that a folder with spaces in its path works as well.
 BIN := .venv/bin
 PYTHON ?=
-# One more than two cores: tests of real processes wait half of their time.
-PROCESSES ?= 3
+# Twice two cores: tests of real processes wait half of their time.
+PROCESSES ?= 4
 ARGS ?=
 export PYTHON
 
