@@ -145,6 +145,7 @@ def test_every_process_shows_its_metrics_on_a_port_that_prometheus_can_find(star
     assert ["orchestrator_ledger_up 1.0" in pages[name] for name in ("beat", "worker-1")] == [True, False]
 
 
+@pytest.mark.faults
 def test_its_redis_is_behind_a_password_durable_and_known_to_this_user_alone(start: Start, folder: Path) -> None:
     up = start("--workers", "1")
     environment_file = folder / "orchestrator.env"
