@@ -21,6 +21,7 @@ import pytest
 import redis
 from dotenv import dotenv_values
 
+from orchestrator.embedded import instance
 from tests.support.model_server import ModelServer
 from tests.support.processes import ROOT, Running, wait_until
 from tests.support.reaper import Reaper
@@ -68,6 +69,10 @@ def orchestrator(folder: Path, *arguments: str) -> subprocess.CompletedProcess[s
         timeout=60,
         check=False,
     )
+
+
+#: Seconds in which it has ended: more than it gives its workers and then its Redis.
+ENDS = instance.GRACE + instance.REDIS_GRACE + 10
 
 
 @pytest.fixture
@@ -272,6 +277,6 @@ def test_a_broker_that_the_environment_names_is_used_and_not_started(
     assert set(said(up)[-1]["processes"]) == {"worker-1", "beat"}
     assert not (folder / "redis").exists()
     assert dotenv_values(folder / "orchestrator.env")["ORCHESTRATOR_BROKER_URL"] == redis_broker.url
-    assert up.stop() == 0
+    assert up.stop(within=ENDS) == 0
     with redis.Redis.from_url(redis_broker.url) as client:
         assert client.ping()
