@@ -36,6 +36,8 @@ CONNECT_TIMEOUT = timedelta(seconds=5)
 PROBE_TIMEOUT = timedelta(seconds=5)
 #: Idle connections kept: as many as may be in flight, so that none is opened twice.
 POOL_SIZE = 256
+#: Digits of the length of a body, at most.
+LONGEST_LENGTH = 18
 
 
 class Client:
@@ -86,7 +88,7 @@ class Client:
         except PyreqwestError as error:
             raise classify_error(error) from error
         if not 200 <= response.status < 300:
-            raise classify_response(response.status, body, response.get_header("Retry-After"))
+            raise classify_response(response.status, body, header(response, "Retry-After"))
         try:
             length = header_length(response)
             texts = self.scores.read(body, len(datums)) if length is None else None
@@ -231,9 +233,17 @@ def named(specs: Sequence[oip.TensorSpec], name: str | None, kind: str) -> oip.T
 
 def header_length(response: Response) -> int | None:
     """The length of the JSON part, where the answer has binary tensors behind it."""
-    value = response.get_header(oip.CONTENT_LENGTH_HEADER)
+    value = header(response, oip.CONTENT_LENGTH_HEADER, "not text")
     if value is None:
         return None
-    if not value.isascii() or not value.isdigit():
+    if not value.isascii() or not value.isdigit() or len(value) > LONGEST_LENGTH:
         raise oip.OipError(f"{oip.CONTENT_LENGTH_HEADER} is {value!r:.40}")
     return int(value)
+
+
+def header(response: Response, name: str, unreadable: str | None = None) -> str | None:
+    """The value of a header, None where there is none, and `unreadable` where it is no text."""
+    try:
+        return response.get_header(name)
+    except ValueError:
+        return unreadable

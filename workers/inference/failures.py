@@ -142,8 +142,8 @@ def retry_after_seconds(value: str | None) -> float | None:
         return min(float(text), RETRY_AFTER_CAP)
     try:
         instant = parsedate_to_datetime(text)
-    except ValueError:
-        return None
+    except (ValueError, OverflowError):
+        return None  # the latter for numbers that are no year and no hour
     if instant.tzinfo is None:
         instant = instant.replace(tzinfo=UTC)
     return min(max((instant - clock.now()).total_seconds(), 0.0), RETRY_AFTER_CAP)

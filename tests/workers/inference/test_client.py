@@ -106,6 +106,9 @@ async def test_nothing_is_sent_for_no_datums_or_for_a_datum_that_cannot_be_read(
         (Reply(200, b'{"outputs":[]}'), BadAnswer, None),
         (Reply(200, b"{}", (("Inference-Header-Content-Length", "x"),)), BadAnswer, 200),
         (Reply(200, b"{}", (("Inference-Header-Content-Length", "99"),)), BadAnswer, 200),
+        (Reply(200, b"{}", (("Inference-Header-Content-Length", "9" * 5000),)), BadAnswer, 200),
+        (Reply(200, b"{}", (("Inference-Header-Content-Length", "\xff"),)), BadAnswer, 200),
+        (Reply(503, b"", (("Retry-After", "\xff"),)), Overloaded, 503),
     ],
 )
 async def test_each_failure_is_told_by_its_class(

@@ -69,6 +69,18 @@ def test_retry_after_is_read_in_seconds_and_as_a_date_and_is_capped() -> None:
     assert retry_after_seconds(None) is None
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Wed, 21 Oct 99999999999999 07:28:00 GMT",
+        "Wed, 21 Oct 2015 99999999999999999999:28:00 GMT",
+        "Wed, 21 Oct 2015 07:28:00 +99999999999999",
+    ],
+)
+def test_a_retry_after_that_is_no_date_says_nothing(value: str) -> None:
+    assert retry_after_seconds(value) is None
+
+
 @given(st.text(max_size=2000))
 def test_a_message_is_one_bounded_line_that_a_database_stores(text: str) -> None:
     message = sanitised(text)

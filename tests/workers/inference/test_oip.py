@@ -130,6 +130,8 @@ def test_objects_instead_of_text_in_a_bytes_tensor_are_kept_as_json() -> None:
         ({"datatype": "FP32", "shape": [1]}, "data is missing"),
         ({"datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}}, "cut off"),
         ({"datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": -4}}, "binary_data_size"),
+        ({"datatype": "FP32", "shape": [1] * 65, "data": [1]}, "'y': "),
+        ({"datatype": "FP32", "shape": [0, 2**62], "data": []}, "'y': "),
     ],
 )
 def test_an_output_that_contradicts_itself_is_refused(output: dict[str, Any], reason: str) -> None:
