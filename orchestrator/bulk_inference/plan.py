@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 from sqlalchemy.orm import Session
@@ -100,20 +102,31 @@ def cut_again(lease: Lease, job: BulkInferenceJobRow, position: int, rate: float
     """
     low, high = lease.payload["low"], lease.payload["high"]
     size = unit_size((high - position) * UNITS, job.batch_size, rate)
+    with reading() as session:
+        # Of an attempt that was killed: it was ahead of what it left out.
+        done = sorted(session.scalars(queries.inferred(job.id, position, high)))
+        failed = sorted(session.scalars(queries.failed(job.id, position, high)))
     rest = [
-        infer_unit(job.model_id, position + start, position + end, rest=True)
+        rest_unit(job.model_id, position + start, position + end, done, failed)
         for start, end in ranges_of(high - position, size)
     ]
     return Split({**lease.payload, "low": low, "high": position}, rest)
 
 
-def infer_unit(model_id: str, low: int, high: int, *, rest: bool = False) -> NewUnit:
-    """The unit that infers on the ordinals from `low` up to but not including `high`.
-
-    `rest` says that another unit had them before.
-    """
-    payload = {"low": low, "high": high, **({"rest": True} if rest else {})}
+def infer_unit(model_id: str, low: int, high: int) -> NewUnit:
+    """The unit that infers on the ordinals from `low` up to but not including `high`."""
+    payload = {"low": low, "high": high}
     return NewUnit("bulk_inference.infer", f"datums {low}-{high}", QueueName.INFERENCE, payload, gate=model_id)
+
+
+def rest_unit(model_id: str, low: int, high: int, done: Sequence[int], failed: Sequence[int]) -> NewUnit:
+    """`infer_unit` for what another unit had before; `done` and `failed` are ordinals of that, in order.
+
+    Outcomes are counted where they lie: a retry takes the units that count failures.
+    """
+    unit = infer_unit(model_id, low, high)
+    inside = [bisect_left(ordinals, high) - bisect_left(ordinals, low) for ordinals in (done, failed)]
+    return replace(unit, payload={**unit.payload, "rest": True}, done=inside[0], failed=inside[1])
 
 
 def ranges_of(total: int, size: int) -> Iterator[tuple[int, int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from orchestrator import ledger
 from orchestrator.bulk_inference import queries
-from orchestrator.bulk_inference.plan import infer_unit
+from orchestrator.bulk_inference.plan import rest_unit
 from orchestrator.bulk_inference.tables import BulkInferenceJobRow
 from orchestrator.database import reading
 from orchestrator.ledger import Lease, Split
@@ -40,12 +39,7 @@ def cut_up(lease: Lease, job: BulkInferenceJobRow) -> Split | None:
             return None
     starts = left[:: -(-len(left) // PIECES)]
     rest = [
-        replace(
-            infer_unit(job.model_id, start, end, rest=True),
-            key=f"{KEY} {start}-{end}",
-            done=bisect_left(done, end) - bisect_left(done, start),
-            failed=bisect_left(failed, end) - bisect_left(failed, start),
-        )
+        replace(rest_unit(job.model_id, start, end, done, failed), key=f"{KEY} {start}-{end}")
         for start, end in pairwise([*starts, high])
     ]
     return Split({**lease.payload, "high": starts[0]}, rest)

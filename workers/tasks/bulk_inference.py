@@ -92,9 +92,10 @@ def follow_up(lease: Lease, job: BulkInferenceJobRow, ended: Ended, *, is_wanted
     """What becomes of the unit after an attempt that met no trouble."""
     if ended.position is None:
         return Done()
-    if not is_wanted or not ended.rate:
+    # Where nothing was handed out there is nothing to cut off: all that is left would be this unit once more.
+    if not is_wanted or not ended.rate or ended.position <= lease.payload["low"]:
         return Again()
-    return planning.cut_again(lease, job, max(ended.position, lease.payload["low"]), ended.rate)
+    return planning.cut_again(lease, job, ended.position, ended.rate)
 
 
 @unit("bulk_inference.finish")

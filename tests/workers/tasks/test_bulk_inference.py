@@ -15,6 +15,7 @@ from orchestrator.bulk_inference import (
     ProgressState,
     get_bulk_inference_details,
     get_bulk_inference_failures,
+    retry_bulk_inference_job,
     submit_bulk_inference_job,
     suspects,
 )
@@ -33,6 +34,7 @@ from tests.support.bulk_inference import (
     run_finish,
     run_plan,
     set_scene,
+    settle,
     skip_delay,
     store,
     stored,
@@ -288,3 +290,38 @@ def test_a_datum_whose_blob_is_gone_fails_and_the_others_do_not(scene: Scene, jo
     [failure] = get_bulk_inference_failures(job_id)
     assert (failure.ordinal, failure.failure_class, failure.attempts) == (7, "item", 0)
     assert "is gone from storage" in failure.message
+
+
+def test_what_a_killed_attempt_left_behind_a_cut_is_retried(scene: Scene, job_id: str) -> None:
+    """It had several requests under way, and one that failed lies behind one that it lost."""
+    lease = claim(job_id, "infer")
+    store(lease, [0, 2, 3], [4])
+    transact(ledger.settle, lease, ledger.Again())
+    second = claim(job_id, "infer")
+    store(second, [1])
+    settle(second, tasks.follow_up(second, job_row(job_id), tasks.Ended(2, 10.0), is_wanted=True))
+    while waiting(job_id, "infer"):
+        infer(waiting(job_id, "infer")[0].id)
+    run_finish(job_id)
+    assert [failure.ordinal for failure in get_bulk_inference_failures(job_id)] == [4]
+
+    retry_bulk_inference_job(job_id)
+    while waiting(job_id, "infer"):
+        infer(waiting(job_id, "infer")[0].id)
+    assert stored(job_id) == list(range(20))
+    assert get_bulk_inference_details(job_id).num_computed == 20
+
+
+def test_an_attempt_that_only_found_blobs_gone_leaves_the_rest_to_the_next(job_id: str) -> None:
+    """Its time was up before anything was read that is there."""
+    lease = claim(job_id, "infer")
+    store(lease, [], [0])
+    settle(lease, tasks.follow_up(lease, job_row(job_id), tasks.Ended(0, 100.0), is_wanted=True))
+    infer(lease.unit_id)
+    assert stored(job_id) == list(range(1, 20))
+    assert len(waiting(job_id, "finish")) == 1
+
+
+def job_row(job_id: str) -> BulkInferenceJobRow:
+    with reading() as session:
+        return session.get_one(BulkInferenceJobRow, job_id)
