@@ -29,7 +29,7 @@ from orchestrator.database import reading, transact
 from orchestrator.errors import Conflict, JobNotFound, NotFound
 from orchestrator.ledger import UnitState, UnitSummary
 from orchestrator.ledger.submissions import rejections
-from orchestrator.ledger.tables import JobRow, UnitRow
+from orchestrator.ledger.tables import JobRow, UnitRow, is_unfinished
 from orchestrator.training_v2.steering import restart
 
 app = typer.Typer(help="Units of work, dead ones, and refused submissions.", no_args_is_help=True)
@@ -162,15 +162,20 @@ def _revive(session: Session, job_id: str, wanted: Sequence[str]) -> int:
 
     Raises:
         NotFound: one that was named is not a dead unit of the job.
-        Conflict: the job has no dead unit.
+        Conflict: the job has no dead unit, or is coming to its end without them.
     """
+    # A finishing unit is added under this lock.
+    job = session.get_one(JobRow, job_id, with_for_update={"key_share": True})
+    finishing = select(UnitRow.id).where(UnitRow.job_id == job_id, UnitRow.kind == f"{job.kind}.finish")
+    if job.closed_at is not None or session.scalar(finishing.where(is_unfinished()).limit(1)) is not None:
+        raise Conflict(f"job {job_id} is about to end: try again once it has")
     mine = UnitRow.job_id == job_id, UnitRow.state == UnitState.DEAD
     dead_units = set(session.scalars(select(UnitRow.id).where(*mine)))
     for unit_id in wanted:
         if unit_id not in dead_units:
             raise NotFound(f"job {job_id} has no dead unit {unit_id!r}: see `orchestrator work dead --job {job_id}`")
     # Not every unit that `ledger.retry` would take: failed datums of units that ended well are counted already.
-    count = ledger.retry(session, job_id, unit_ids=list(wanted) or sorted(dead_units))
+    count = ledger.retry(session, job_id, unit_ids=list(wanted) or sorted(dead_units), keeps_failures=True)
     if count == 0:
         raise Conflict(f"job {job_id} has no dead unit to retry")
     return count

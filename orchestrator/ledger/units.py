@@ -119,11 +119,12 @@ def wake(session: Session, job_ids: Collection[str]) -> int:
     )
 
 
-def retry(session: Session, job_id: str, *, unit_ids: Sequence[str] | None = None) -> int:
+def retry(session: Session, job_id: str, *, unit_ids: Sequence[str] | None = None, keeps_failures: bool = False) -> int:
     """Make the job's units that died, failed in part or were cancelled ready again, with fresh attempts.
 
-    What such a unit has stored stays: the next attempt does only what is missing. A job that has
-    ended must be reopened in the same transaction, or its units wait for ever.
+    What such a unit has stored stays: the next attempt does only what is missing. `keeps_failures` says that this
+    is true of its failures as well, and so of their count. A job that has ended must be reopened in the same
+    transaction, or its units wait for ever.
     """
     failed = (UnitRow.state == UnitState.DONE) & (UnitRow.failed_count > 0)
     statement = update(UnitRow).where(
@@ -140,7 +141,7 @@ def retry(session: Session, job_id: str, *, unit_ids: Sequence[str] | None = Non
             state=UnitState.READY,
             max_attempts=UnitRow.attempt + ATTEMPTS,
             postponements=0,
-            failed_count=0,
+            failed_count=UnitRow.failed_count if keeps_failures else 0,
             not_before=db_now(),
             published_at=None,
             finished_at=None,

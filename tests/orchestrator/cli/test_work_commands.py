@@ -12,6 +12,7 @@ from orchestrator.bulk_inference.models import ProgressState
 from orchestrator.database import transact, writing
 from orchestrator.ledger import Hopeless, UnitState
 from orchestrator.ledger.submissions import reject
+from tests.support.bulk_inference import claim, run_plan, store
 
 if TYPE_CHECKING:
     from tests.conftest import Database
@@ -56,6 +57,27 @@ def test_a_dead_unit_of_a_running_job_says_why_and_is_tried_again(orchestrator: 
     assert ledger.list_units(job)[0].state == UnitState.PUBLISHED
     assert orchestrator("work", "retry", job).code == 1
     assert "No unit is dead." in orchestrator("work", "dead").out
+
+
+def test_failures_that_a_dead_unit_has_stored_stay_counted(orchestrator: Command, job: str) -> None:
+    run_plan(job)
+    lease = claim(job, "infer")
+    store(lease, [0], [1])
+    transact(ledger.settle, lease, Hopeless("the disk is full"))
+    orchestrator.json("work", "retry", job)
+    assert orchestrator.json("bulk-inference", "show", job)["num_failed"] == 1
+    assert len(orchestrator.json("bulk-inference", "failures", job)) == 1
+
+
+def test_a_dead_unit_is_left_to_whoever_ends_its_job(orchestrator: Command, job: str) -> None:
+    """He gives up the unit's datums, which an attempt would infer at the same time."""
+    run_plan(job)
+    lease = claim(job, "infer")
+    transact(ledger.conclude, lease, Hopeless("the disk is full"))
+    claim(job, "finish")
+    refused = orchestrator("work", "retry", job)
+    assert (refused.code, "about to end" in refused.err) == (1, True)
+    assert [unit.id for unit in ledger.list_units(job, states=[UnitState.DEAD])] == [lease.unit_id]
 
 
 def test_a_job_that_has_ended_is_opened_again_with_its_dead_units(orchestrator: Command, job: str) -> None:
