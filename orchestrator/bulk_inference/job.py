@@ -22,7 +22,7 @@ from orchestrator.bulk_inference.models import (
 )
 from orchestrator.bulk_inference.submit import check_options, submit
 from orchestrator.bulk_inference.tables import BulkInferenceJobRow, FailureRow
-from orchestrator.database import reading, transact
+from orchestrator.database import reading, storable, transact
 from orchestrator.errors import Conflict, InvalidRequest, JobNotFound
 from orchestrator.inference_store import indexing
 from orchestrator.ledger.tables import JobRow
@@ -76,7 +76,7 @@ def submit_bulk_inference_job(
 def get_bulk_inference_job(job_id: str) -> BulkInferenceJob | None:
     """Get a bulk inference job, or None if there is none with this id."""
     with reading() as session:
-        row = session.get(BulkInferenceJobRow, job_id)
+        row = session.get(BulkInferenceJobRow, storable(job_id))
         return None if row is None else _as_jobs(session, [row])[0]
 
 
@@ -104,14 +104,14 @@ def get_bulk_inference_jobs(
         InvalidRequest: `limit` or `offset` is negative.
     """
     row = BulkInferenceJobRow
-    statement = select(row).where(row.model_id == model_id).order_by(row.id.desc())
+    statement = select(row).where(row.model_id == storable(model_id)).order_by(row.id.desc())
     for snapshot_id in (dataset_version_id, dataset_snapshot_id):
         if snapshot_id is not None:
-            statement = statement.where(row.snapshot_id == snapshot_id)
+            statement = statement.where(row.snapshot_id == storable(snapshot_id))
     if dataset_version_split is not None:
-        statement = statement.where(row.split == dataset_version_split)
+        statement = statement.where(row.split == storable(dataset_version_split))
     if inference_method is not None:
-        statement = statement.where(row.action == inference_method)
+        statement = statement.where(row.action == storable(inference_method))
     wanted, skipped = DEFAULT_LIMIT if limit is None else limit, offset or 0
     _check_bounds(limit=wanted, offset=skipped)
     with reading() as session:
@@ -141,7 +141,7 @@ def list_bulk_inference_jobs(
     if status is not None:
         statement = statement.where(BulkInferenceJobRow.state == status)
     if model_id is not None:
-        statement = statement.where(BulkInferenceJobRow.model_id == model_id)
+        statement = statement.where(BulkInferenceJobRow.model_id == storable(model_id))
     with reading() as session:
         return [_as_details(session, row) for row in session.scalars(statement)]
 
@@ -286,7 +286,7 @@ def _retry(session: Session, job_id: str) -> None:
 
 
 def _find(session: Session, job_id: str) -> BulkInferenceJobRow:
-    row = session.get(BulkInferenceJobRow, job_id)
+    row = session.get(BulkInferenceJobRow, storable(job_id))
     if row is None:
         raise JobNotFound(f"No bulk inference job {job_id!r}: `orchestrator bulk-inference list` shows them")
     return row

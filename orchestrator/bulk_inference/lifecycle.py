@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from orchestrator import ledger
 from orchestrator.bulk_inference.models import ProgressState as State
 from orchestrator.bulk_inference.tables import BulkInferenceJobRow
+from orchestrator.database import storable
 from orchestrator.inference_store import indexing
 from orchestrator.transitions import Lifecycle
 
@@ -41,7 +42,7 @@ def end(session: Session, job_id: str, state: State, *, reason: str = "", by: st
         LIFECYCLE.move(session, job_id, State.RUNNING_FAILED, reason=reason)
     if not LIFECYCLE.move(session, job_id, state, reason=reason):
         return False
-    set_columns(session, job_id, reason=reason)
+    set_columns(session, job_id, reason=storable(reason))
     ledger.cancel(session, job_id, but=by)
     ledger.close(session, job_id)
     # After the cancel, which waits for whoever still writes results.

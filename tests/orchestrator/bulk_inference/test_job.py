@@ -68,6 +68,15 @@ def test_a_job_that_does_not_exist_is_none_to_look_up_and_an_error_to_act_on(sce
             door("nobody")
 
 
+@pytest.mark.parametrize("name", ["nul\0", "\udcff", "long" * 1000])
+def test_a_name_that_no_database_has_is_nobodys(scene: Scene, name: str) -> None:
+    assert get_bulk_inference_job(name) is None
+    assert get_bulk_inference_jobs(name, name, name, name, name) == []
+    assert list_bulk_inference_jobs(model_id=name) == []
+    with pytest.raises(JobNotFound):
+        pause_bulk_inference_job(name)
+
+
 def test_a_job_shows_its_progress(job_id: str) -> None:
     job = get_bulk_inference_job(job_id)
     assert job is not None
@@ -163,6 +172,10 @@ def test_abort_ends_the_job_at_once_and_keeps_its_results(scene_of: SceneOf) -> 
     assert details.finished_at is not None
     assert details.units == {"done": 2, "cancelled": 2}
     assert len(stored(job_id)) == 64
+
+
+def test_an_abort_takes_any_text_for_a_reason(job_id: str) -> None:
+    assert abort_bulk_inference_job(job_id, reason="no\0 \udcff").reason == "no\N{REPLACEMENT CHARACTER} ?"
 
 
 def test_aborting_a_job_that_has_ended_changes_nothing(job_id: str) -> None:
