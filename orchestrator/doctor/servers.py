@@ -63,12 +63,17 @@ def check_migrations() -> Finding:
 def check_broker() -> Finding:
     """Whether the broker answers; of a Redis, also whether it keeps what it is given."""
     url = settings().broker_url.get_secret_value()
-    shown = maybe_sanitize_url(url)
+    try:
+        shown = maybe_sanitize_url(url)
+        connection = app.connection_for_read()
+    except (ValueError, KeyError):  # a port that is no number, a scheme that nobody knows
+        remedy = "set it to redis://host:6379/0 or amqp://user:password@host//"
+        return problem("broker", "ORCHESTRATOR_BROKER_URL is no broker URL", remedy)
     remedy = "start it (`orchestrator up` brings its own), or mend ORCHESTRATOR_BROKER_URL; jobs wait meanwhile"
     try:
         if urlsplit(url).scheme in ("redis", "rediss"):
             return check_redis(url, shown)
-        with app.connection_for_read() as connection:
+        with connection:
             connection.ensure_connection(max_retries=1, timeout=PATIENCE)
     except (BrokerError, redis.RedisError, OSError, ValueError) as error:
         return problem("broker", f"{shown} does not answer: {first_line(error)}", remedy)

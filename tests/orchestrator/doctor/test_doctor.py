@@ -106,6 +106,13 @@ def test_a_broker_that_is_away_is_a_problem_and_the_rest_is_still_examined() -> 
 
 
 @pytest.mark.usefixtures("migrated")
+@pytest.mark.parametrize("url", ["carrier-pigeon://127.0.0.1", "redis://127.0.0.1:port/0"])
+def test_a_broker_url_that_is_none_is_a_problem(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_BROKER_URL", url)
+    forget_settings()
+    assert findings()["broker"].level is Level.PROBLEM
+
+
 def test_a_redis_that_drops_messages_is_a_warning(broker: Broker) -> None:
     if broker.kind != "redis":
         pytest.skip("RabbitMQ drops nothing")
