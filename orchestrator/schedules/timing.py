@@ -9,6 +9,7 @@ not in an hour that is skipped, and twice in one that is repeated.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -24,8 +25,9 @@ from orchestrator.errors import InvalidRequest
 JUMP = timedelta(hours=3)
 #: What is looked at is known to be free of jumps if both of its ends, which are no further apart, have one offset.
 STEADY = timedelta(hours=12)
-#: An expression that finds no date within the next leap years never does.
-HORIZON = timedelta(days=366 * 12)
+#: An expression that finds no date within so long never does: 29 February falls on one day of the week every 28 years,
+#: or 40 where a century has no leap year.
+HORIZON = timedelta(days=366 * 41)
 #: How far one look for the next instants goes, at first.
 FIRST_LOOK = timedelta(hours=1)
 
@@ -55,9 +57,10 @@ class Every:
 
     def following(self, after: datetime) -> Iterator[datetime]:
         steps = max(0, (after - self.anchor) // self.interval + 1)
-        while True:
-            yield self.anchor + steps * self.interval
-            steps += 1
+        with suppress(OverflowError):  # the calendar ends with the year 9999
+            while True:
+                yield self.anchor + steps * self.interval
+                steps += 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,3 +128,13 @@ def test_what_cannot_be_read_is_refused_with_the_reason(expression: str, zone: s
 def test_an_interval_is_a_whole_number_of_seconds(interval: timedelta) -> None:
     with pytest.raises(InvalidRequest, match="whole number of seconds"):
         timing.every(interval, START)
+
+
+def test_what_is_due_once_in_a_generation_is_found() -> None:
+    found = timing.preview(timing.cron("0 0 29 2 */7", "UTC"), START, 2)
+    assert [due.date().isoformat() for due in found] == ["2032-02-29", "2060-02-29"]
+
+
+def test_intervals_end_with_the_calendar() -> None:
+    ages = timing.every(timedelta(days=366 * 100), START)
+    assert len(timing.preview(ages, START, 1000)) == 79
