@@ -26,6 +26,8 @@ from orchestrator.schedules.timing import Timing, cron, every
 
 #: Instants of one schedule decided in one transaction; after a long outage others get their turn in between.
 BATCH = 500
+#: Instants of one schedule that may wait for the job before them; what comes due beyond is skipped.
+MOST_WAITING = 1000
 #: What was due for longer is late: beat ticks many times meanwhile.
 LATE = timedelta(minutes=1)
 
@@ -131,7 +133,7 @@ class _Book:
         self.rows: list[dict[str, object]] = []
         self.counts = dict.fromkeys(OccurrenceState, 0)
         self.is_busy = is_busy(session, row.id) and row.overlap != Overlap.ALLOW
-        self.has_queue = False
+        self.waiting = session.scalar(queries.waiting(row.id)) or 0
 
     def decide(self, due_at: datetime) -> None:
         """Decide for an instant that has come."""
@@ -142,8 +144,10 @@ class _Book:
             self.add(due_at, OccurrenceState.SKIPPED, f"missed: nobody ticked for {age}, longer than the catch-up")
         elif self.is_busy and self.row.overlap == Overlap.SKIP:
             self.add(due_at, OccurrenceState.SKIPPED, "the job before it is still at work")
-        elif self.is_busy or self.has_queue:
-            self.has_queue = True
+        elif self.waiting >= MOST_WAITING:
+            self.add(due_at, OccurrenceState.SKIPPED, f"{self.waiting} wait already: jobs last too long")
+        elif self.is_busy or self.waiting:
+            self.waiting += 1
             self.add(due_at, OccurrenceState.QUEUED, "it waits for the job before it")
         else:
             self.is_busy = self.row.overlap != Overlap.ALLOW
@@ -151,17 +155,16 @@ class _Book:
             self.add(due_at, state, "", emit(self.session, self.row, due_at))
 
     def let_queued_go(self) -> None:
-        """Fire the oldest of those that wait, if it is its turn."""
-        oldest = self.session.scalars(queries.queued(self.row.id).limit(2)).all()
-        self.has_queue = bool(oldest)
-        if not oldest or self.because is not None or self.is_busy:
+        """Fire the oldest of those that wait, if it is its turn; where jobs may overlap, it is everybody's."""
+        if not self.waiting or self.because is not None or self.is_busy:
             return
-        first, *others = oldest
-        first.emission_id, first.is_open = emit(self.session, self.row, first.due_at), True
-        first.state, first.reason = OccurrenceState.CAUGHT_UP, ""
-        self.counts[OccurrenceState.CAUGHT_UP] += 1
         self.is_busy = self.row.overlap != Overlap.ALLOW
-        self.has_queue = bool(others)
+        turn = queries.queued(self.row.id).limit(1 if self.is_busy else BATCH)
+        for waiting in self.session.scalars(turn).all():
+            waiting.emission_id, waiting.is_open = emit(self.session, self.row, waiting.due_at), True
+            waiting.state, waiting.reason = OccurrenceState.CAUGHT_UP, ""
+            self.counts[OccurrenceState.CAUGHT_UP] += 1
+            self.waiting -= 1
 
     def add(self, due_at: datetime, state: OccurrenceState, reason: str, emission_id: str | None = None) -> None:
         """Note an occurrence."""

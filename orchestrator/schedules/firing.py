@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from orchestrator import ledger
 from orchestrator.database import reading, storable, transact
-from orchestrator.errors import ApiException, InvalidRequest, Unavailable
+from orchestrator.errors import ApiException, InvalidRequest, RequestIdReused, Unavailable
 from orchestrator.ledger import Done, Lease, Outcome, Postponed
 from orchestrator.ledger.tables import UnitRow
 from orchestrator.schedules.decisions import FIRE
@@ -36,6 +36,9 @@ def fire(lease: Lease, kinds: Mapping[str, Submit]) -> Outcome:
             raise InvalidRequest(f"nobody knows jobs of kind {row.kind!r}, only {', '.join(sorted(kinds))}")
         request_id = f"schedule {schedule_id} {due_at.isoformat()}"
         job_id = kinds[row.kind](row.spec, {**row.options, "request_id": request_id})
+    except RequestIdReused as error:
+        # An attempt that was killed had submitted it, before somebody changed the schedule.
+        transact(_settle, lease, schedule_id, due_at, job_id=error.details["job_id"])
     except Unavailable as error:
         return Postponed(f"waiting: {error.body}")
     except ApiException as error:

@@ -13,7 +13,7 @@ class Overlap(StrEnum):
     """What to do when a schedule is due while its last job is still at work."""
 
     SKIP = "skip"  #: nothing, and say so
-    QUEUE = "queue"  #: wait for it, one after the other
+    QUEUE = "queue"  #: wait for it, one after the other; when a thousand wait, skip
     ALLOW = "allow"  #: submit all the same
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Select, exists, literal_column, or_, select
+from sqlalchemy import ColumnElement, Select, exists, func, literal_column, or_, select
 from sqlalchemy.orm import aliased
 
 from orchestrator.ledger.tables import JobRow
@@ -32,6 +32,11 @@ def queued(schedule_id: str) -> Select[OccurrenceRow]:
     """The schedule's occurrences that wait, oldest first."""
     mine = select(OccurrenceRow).where(OccurrenceRow.schedule_id == schedule_id, is_queued())
     return mine.order_by(OccurrenceRow.due_at)
+
+
+def waiting(schedule_id: str) -> Select[int]:
+    """How many of the schedule's occurrences wait."""
+    return select(func.count()).select_from(OccurrenceRow).where(OccurrenceRow.schedule_id == schedule_id, is_queued())
 
 
 def instants(schedule_id: str, after: datetime, until: datetime) -> Select[datetime]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
@@ -24,6 +24,8 @@ from orchestrator.schedules.timing import every, find_zone, preview
 
 #: Longer, and a column of a database could not tell.
 LONGEST = timedelta(days=366 * 100)
+#: Between them no time zone, and no look ahead, leaves the calendar.
+EARLIEST, LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(9900, 1, 1, tzinfo=UTC)
 #: No two instants are closer.
 INSTANT = timedelta(microseconds=1)
 
@@ -220,6 +222,8 @@ def _check_bounds(new: NewSchedule) -> None:
     for name, instant in (("starts_at", new.starts_at), ("ends_at", new.ends_at)):
         if instant is not None and instant.tzinfo is None:
             raise InvalidRequest(f"{name}: {instant} has no time zone: add one, such as +00:00")
+        if instant is not None and not EARLIEST <= instant <= LATEST:
+            raise InvalidRequest(f"{name}: {instant} is not between {EARLIEST.date()} and {LATEST.date()}")
     if new.ends_at is not None and new.starts_at is not None and new.ends_at < new.starts_at:
         raise InvalidRequest(f"ends_at: {new.ends_at} lies before starts_at, {new.starts_at}")
     for name, span in (("every", new.every), ("catch_up", new.catch_up)):
@@ -240,11 +244,13 @@ def _update(session: Session, schedule_id: str, changes: dict[str, Any]) -> Sche
     decide_all(session, row, now, because="the schedule was paused" if new.paused else None)
     for name, value in _columns(new).items():
         setattr(row, name, value)
+    # Before the start nothing was decided: that only says from where on to count.
+    decided_until = max(now, row.decided_until) if row.decided_until >= row.starts_at else now
     row.paused = new.paused
     row.starts_at = new.starts_at or row.starts_at
     row.updated_at = now
     if {"cron", "every", "time_zone", "starts_at", "ends_at"} & set(changes):
-        _count_anew(row, max(now, row.decided_until))
+        _count_anew(row, decided_until)
     session.flush()
     return _shown(row)
 

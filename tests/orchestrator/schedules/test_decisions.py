@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from orchestrator import ledger, schedules
 from orchestrator.database import engine, reading, transact, writing
+from orchestrator.errors import InvalidRequest
 from orchestrator.ledger.tables import JobRow, UnitRow
 from orchestrator.schedules import OccurrenceState, Overlap, Schedule, queries, tick
 from orchestrator.schedules.decisions import BATCH, decide
@@ -126,6 +127,27 @@ def test_a_queue_lets_one_go_after_the_other() -> None:
     assert list(occurrences(schedule.id).values()) == [FIRED, CAUGHT_UP, CAUGHT_UP]
 
 
+def test_a_queue_that_is_full_skips_what_comes_due_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.schedules.decisions.MOST_WAITING", 2)
+    schedule = create(starts_at=START, overlap=Overlap.QUEUE)
+    for minute in range(5):
+        tick(at(START + minute * MINUTE))
+    assert list(occurrences(schedule.id).values()) == [FIRED, QUEUED, QUEUED, SKIPPED, SKIPPED]
+    assert "2 wait already" in schedules.list_occurrences(schedule.id)[0].reason
+    end_jobs()
+    tick(at(START + 5 * MINUTE))
+    assert list(occurrences(schedule.id).values()) == [FIRED, CAUGHT_UP, QUEUED, SKIPPED, SKIPPED, QUEUED]
+
+
+def test_whatever_waits_goes_at_once_when_overlaps_become_allowed() -> None:
+    schedule = create(starts_at=START, overlap=Overlap.QUEUE)
+    for minute in range(4):
+        tick(at(START + minute * MINUTE))
+    schedules.update_schedule(schedule.id, overlap=Overlap.ALLOW)
+    tick(at(START + 4 * MINUTE))
+    assert list(occurrences(schedule.id).values()) == [FIRED, CAUGHT_UP, CAUGHT_UP, CAUGHT_UP, FIRED]
+
+
 def test_overlapping_jobs_that_are_allowed_are_all_submitted() -> None:
     schedule = create(starts_at=START, overlap=Overlap.ALLOW)
     for minute in range(3):
@@ -161,6 +183,15 @@ def test_a_new_timing_neither_repeats_nor_loses_what_was_decided() -> None:
     assert schedules.get_schedule(schedule.id).next_due_at == START + 5 * MINUTE  # type: ignore[union-attr]  # it is there
     tick(at(START + 6 * MINUTE))
     assert [*occurrences(schedule.id)] == [START + MINUTE * n for n in (0, 1, 2, 5)]
+
+
+def test_a_start_that_has_not_come_may_be_put_off_and_brought_forward() -> None:
+    later, earlier = START + 300 * HOUR, START + HOUR
+    schedule = create(starts_at=START)
+    for start in (later, earlier):
+        assert schedules.update_schedule(schedule.id, starts_at=start).next_due_at == start
+    tick(at(earlier))
+    assert occurrences(schedule.id) == {earlier: FIRED}
 
 
 def neglected(hours: int, **values: Any) -> Schedule:
@@ -273,3 +304,11 @@ def test_a_schedule_that_somebody_else_decides_for_is_left_to_him() -> None:
     )
     assert tick(at(START)) == schedules.Ticked()
     assert occurrences(schedule.id) == {}
+
+
+@pytest.mark.parametrize("name", ["starts_at", "ends_at"])
+@pytest.mark.parametrize("year, hours", [(1, 5), (9999, -5), (9999, 0)])
+def test_an_end_of_the_calendar_bounds_no_schedule(name: str, year: int, hours: int) -> None:
+    edge = datetime(year, 1 if year == 1 else 12, 1 if year == 1 else 31, tzinfo=timezone(timedelta(hours=hours)))
+    with pytest.raises(InvalidRequest, match=name):
+        create(cron="0 0 1 1 *", **{name: edge})
