@@ -8,6 +8,9 @@ from typing import Any
 
 import orjson
 
+#: Neither pixels nor shares of a picture go beyond; sums and products of what does not are numbers in every format.
+_FARTHEST = 1e15
+
 _BOX = dict.fromkeys(("xmin", "ymin", "xmax", "ymax")).keys()
 _ORIENTED = dict.fromkeys(("cx", "cy", "w", "h", "r")).keys()
 
@@ -16,7 +19,7 @@ def annotations_of(version: str, data: str | None) -> list[dict[str, Any]] | Non
     """The annotations that a stored inference amounts to; None where it is no standard list.
 
     A classification is its likeliest class. An element that no annotation could say is left out: one without a
-    label, or whose shape is none (turned inside out, or of fewer than three corners).
+    label, or whose shape is none (turned inside out, of fewer than three corners, or farther than any picture).
     """
     if version != "v2" or data is None:
         return None
@@ -60,10 +63,10 @@ def _annotation(element: Mapping[str, Any]) -> dict[str, Any] | None:
         return {"class_label": label, "contour": contours} if contours else None
     if element.keys() >= _BOX:
         box = {name: element[name] for name in _BOX}
-        is_box = all(map(_is_number, box.values())) and box["xmin"] <= box["xmax"] and box["ymin"] <= box["ymax"]
+        is_box = all(map(_is_place, box.values())) and box["xmin"] <= box["xmax"] and box["ymin"] <= box["ymax"]
         return {"class_label": label, "bbox": box} if is_box else None
     box = {name: element[name] for name in _ORIENTED}
-    is_box = all(map(_is_number, box.values())) and box["w"] >= 0 and box["h"] >= 0
+    is_box = all(map(_is_place, box.values())) and box["w"] >= 0 and box["h"] >= 0
     return {"class_label": label, "oriented_bbox": box} if is_box else None
 
 
@@ -78,7 +81,11 @@ def _is_ring(ring: Any) -> bool:
 
 
 def _is_point(point: Any) -> bool:
-    return isinstance(point, dict) and _is_number(point.get("x")) and _is_number(point.get("y"))
+    return isinstance(point, dict) and _is_place(point.get("x")) and _is_place(point.get("y"))
+
+
+def _is_place(value: Any) -> bool:
+    return _is_number(value) and abs(value) <= _FARTHEST
 
 
 def _is_number(value: Any) -> bool:

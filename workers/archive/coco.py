@@ -27,6 +27,8 @@ from workers.archive.records import Order
 
 INSTANCES_FILE = "annotations/instances.json"
 PICTURES, OBJECTS = "pictures", "objects"
+#: Pixels. The library notes each one that a ring passes, however far outside, and crashes where it finds no room.
+_LONGEST_WALK = 1 << 20
 
 Size = tuple[int, int]
 Polygon = list[float]
@@ -64,8 +66,8 @@ def picture_size(head: bytes) -> Size | None:
     try:
         with Image.open(io.BytesIO(head)) as picture:
             return picture.size
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
-        return None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, RuntimeError):
+        return None  # the last one is said of formats that must be whole, such as AVIF
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
@@ -81,7 +83,7 @@ def object_of(annotation: Mapping[str, Any], size: Size) -> dict[str, Any]:
         return _polygons(label, [corners(annotation["oriented_bbox"], size)], size)
     box = annotation.get("bbox", {"xmin": 0, "ymin": 0, "xmax": width, "ymax": height})
     extent = [box["xmin"], box["ymin"], box["xmax"] - box["xmin"], box["ymax"] - box["ymin"]]
-    return _object(label, extent, extent[2] * extent[3], [])
+    return _object(label, extent, float(extent[2] * extent[3]), [])
 
 
 def corners(box: Mapping[str, float], size: Size) -> Polygon:
@@ -98,8 +100,10 @@ def _polygons(label: str, rings: list[Polygon], size: Size) -> dict[str, Any]:
     width, height = size
     xs, ys = [x for ring in rings for x in ring[::2]], [y for ring in rings for y in ring[1::2]]
     extent = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-    # As the library counts: pixels, those under two rings once.
-    area = float(mask.area(mask.merge(mask.frPyObjects(rings, height, width))))
+    # As the library counts: pixels, those under two rings once. It walks along every ring, and must not be led astray.
+    reach = min(4 * max(size), _LONGEST_WALK)
+    near = [[min(max(value, -reach), reach) for value in ring] for ring in rings]
+    area = float(mask.area(mask.merge(mask.frPyObjects(near, height, width))))
     return _object(label, extent, area, rings)
 
 

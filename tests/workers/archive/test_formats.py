@@ -95,6 +95,21 @@ def test_coco_reads_what_was_exported(stored: Stored, tmp_path: Path) -> None:
 
 
 @on_sqlite
+def test_coco_survives_shapes_that_reach_far_beyond_their_picture(stored: Stored) -> None:
+    far = 10**9
+    lists: dict[str, Any] = {
+        "box": {"xmin": 0, "ymin": 0, "xmax": 10 * far, "ymax": 10 * far},
+        "contour": {"contours": [ring((0, 0), (far, 0), (far, far))]},
+        "lost": {"xmin": 0, "ymin": 0, "xmax": 10**18, "ymax": 10**18},
+        "turned": {"cx": 0.5, "cy": 0.5, "w": far, "h": far, "r": 0.1},
+    }
+    for name, shape in lists.items():
+        stored.store(name, picture(10, 10), data=json.dumps([{"label": "cat", "score": 1, **shape}]))
+    document = json.loads(stored.export(archive_format=ArchiveFormat.COCO, **ASKED).files["annotations/instances.json"])
+    assert [found["area"] for found in document["annotations"]] == [100 * far**2, 45, 100]
+
+
+@on_sqlite
 def test_coco_numbers_go_on_from_piece_to_piece(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
     store_shapes(stored)
     whole = stored.export(archive_format=ArchiveFormat.COCO, **ASKED)
@@ -120,6 +135,12 @@ def test_a_picture_that_would_be_a_bomb_is_measured_and_not_unpacked() -> None:
     assert picture_size(picture(30, 20, "JPEG")) == (30, 20)
     assert picture_size(b"text") is None
     assert picture_size(b"") is None
+
+
+def test_a_picture_of_a_kind_that_nobody_knows_is_none() -> None:
+    unheard_of = bytearray(picture(4, 4, "DDS"))
+    unheard_of[80:84] = b"\x80\0\0\0"  # what its pixels are made of
+    assert picture_size(bytes(unheard_of)) is None
 
 
 @on_sqlite
