@@ -2,7 +2,7 @@
 
 from orchestrator.database.bulk import insert_rows, instant_text
 from orchestrator.database.columns import Base, Identifier, JsonText, UtcDateTime, db_now, ilike, storable
-from orchestrator.database.dialects import exclusive, insert_ignoring, skip_locked
+from orchestrator.database.dialects import exclusive, insert_ignoring, of_each, skip_locked
 from orchestrator.database.engine import dispose, engine, give_way, reading, transact, writing
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "insert_ignoring",
     "insert_rows",
     "instant_text",
+    "of_each",
     "reading",
     "skip_locked",
     "storable",

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, TypeVarTuple, cast
 
 import orjson
-from sqlalchemy import JSON, Connection, CursorResult, Float, Select, Table, TextClause, column, func, select, text
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Connection,
+    CursorResult,
+    Float,
+    Row,
+    Select,
+    String,
+    Table,
+    TextClause,
+    bindparam,
+    column,
+    func,
+    select,
+    text,
+    true,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Session
 
@@ -26,6 +43,26 @@ def skip_locked(statement: Select[*Ts], session: Session, model: type[Declarativ
     if session.get_bind().dialect.name == "postgresql":
         return statement.with_for_update(skip_locked=True, of=model)
     return statement
+
+
+def of_each(
+    session: Session,
+    values: Sequence[str],
+    build: Callable[[ColumnElement[str]], Select[*Ts]],
+    parameters: Mapping[str, Any],
+) -> Sequence[Row[*Ts]]:
+    """The rows that `build` selects for each of `values`, value after value and in the order of its select.
+
+    PostgreSQL is asked once for all of them, since each question costs the way there and back.
+    """
+    if session.get_bind().dialect.name != "postgresql":
+        statement = build(bindparam("each"))
+        return [row for value in values for row in session.execute(statement, {**parameters, "each": value})]
+    each = func.unnest(bindparam("each", type_=postgresql.ARRAY(String))).table_valued("value").render_derived()
+    found = build(each.c.value).lateral()
+    # A lateral join is a loop, so it keeps the order of both sides.
+    together = select(*found.c).select_from(each.join(found, true()))
+    return cast("Sequence[Row[*Ts]]", session.execute(together, {**parameters, "each": list(values)}).all())
 
 
 def exclusive(transaction: Session | Connection, name: str) -> None:

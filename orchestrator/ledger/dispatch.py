@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 
 import structlog
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from orchestrator.database import db_now, exclusive, reading, skip_locked, transact
+from orchestrator.database import db_now, exclusive, of_each, reading, skip_locked, transact
 from orchestrator.errors import Unavailable
 from orchestrator.ledger import gates, queries
 from orchestrator.ledger.fairness import Claimant, newcomers, share_out
@@ -80,19 +82,16 @@ def choose(session: Session, queue: str) -> list[Published]:
     claimants: dict[str, Claimant] = {}
     owed = {row.project_id: row.deficit for row in session.scalars(select(ShareRow).where(ShareRow.queue == queue))}
     projects = session.scalars(queries.waiting_projects(), {"queue": queue}).all()
-    statement = skip_locked(queries.publishable(), session, UnitRow)
     # Four times its share, for the heavy ones and for what others leave; and one more, which shows who is
     # left waiting and is owed something.
     most = min(room, 4 * math.ceil(room / max(1, len(projects)))) + 1
-    for project_id in projects:
-        if not room and project_id in published:
-            continue
-        parameters = {"queue": queue, "project_id": project_id, "barred": barred, "limit": most}
-        found = session.execute(statement, parameters).all()
-        if not found:
-            continue
-        waiting[project_id] = deque(let_through((Published(*row[:-1]) for row in found), rooms))
-        weight = max(row.weight for row in found)
+    asked = [project_id for project_id in projects if room or project_id not in published]
+    parameters = {"queue": queue, "barred": barred, "limit": most}
+    found = of_each(session, asked, lambda each: skip_locked(queries.publishable(each), session, UnitRow), parameters)
+    for project_id, rows in groupby(found, key=itemgetter(0)):
+        units = list(rows)
+        waiting[project_id] = deque(let_through((Published(*unit[1:-1]) for unit in units), rooms))
+        weight = max(unit.weight for unit in units)
         claimants[project_id] = Claimant(len(waiting[project_id]), weight, owed.get(project_id, 0.0))
     places = share_out(claimants, room)
     places += newcomers(claimants, {*published, *places}, window)

@@ -64,18 +64,18 @@ def waiting_queues() -> Select[str]:
     return select(union_all(*looks).subquery().c[0])
 
 
-@lru_cache(maxsize=1)
-def publishable() -> Select[str, str, str, str, str, str | None, int]:
-    """What to publish of a project's due units on a queue, by priority and then age, each with its job's weight.
+def publishable(project_id: ColumnElement[str]) -> Select[str, str, str, str, str, str, str | None, int]:
+    """What to publish of a project's due units on a queue, by priority and then age: the project, the unit, its weight.
 
-    Parameters: queue, project_id, barred, limit. Built once: dispatch asks it of each project in turn.
+    Parameters: queue, barred, limit.
     """
+    unit = UnitRow.id, UnitRow.kind, UnitRow.queue, UnitRow.job_id, UnitRow.key, UnitRow.gate
     return (
-        select(UnitRow.id, UnitRow.kind, UnitRow.queue, UnitRow.job_id, UnitRow.key, UnitRow.gate, JobRow.weight)
+        select(UnitRow.project_id, *unit, JobRow.weight)
         .join(JobRow, JobRow.id == UnitRow.job_id)
         .where(_is_ready(bindparam("queue")), ~JobRow.paused)
         .where(or_(UnitRow.gate.is_(None), UnitRow.gate.not_in(bindparam("barred", expanding=True))))
-        .where(UnitRow.project_id == bindparam("project_id"))
+        .where(UnitRow.project_id == project_id)
         .order_by(UnitRow.rank, UnitRow.id)
         .limit(bindparam("limit", type_=Integer()))
     )

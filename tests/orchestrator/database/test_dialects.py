@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sqlalchemy import select, text
+from sqlalchemy import ColumnElement, Select, select, text
 from sqlalchemy.exc import IntegrityError, StatementError
 from sqlalchemy.orm import Session
 
 from orchestrator import clock
-from orchestrator.database import exclusive, insert_ignoring, reading, skip_locked, storable, transact, writing
+from orchestrator.database import exclusive, insert_ignoring, of_each, reading, skip_locked, storable, transact, writing
 from orchestrator.ledger.tables import JobRow, PulseRow, ShareRow, SubmissionRow, UnitRow
 from tests.conftest import Database
 from tests.support.ledger import at_once, open_job
@@ -170,6 +170,18 @@ def test_rows_that_are_only_joined_to_the_selected_ones_are_not_held(database: D
     with writing() as first, writing() as second:
         assert len(first.scalars(skip_locked(joined, first, UnitRow)).all()) == 1
         assert second.scalars(skip_locked(select(JobRow.id), second, JobRow)).all() == [job_id]
+
+
+def test_each_of_many_is_asked_for_its_first_rows_in_the_order_of_its_select() -> None:
+    put(*(pulse(f"{kind}{number}") for kind in "abc" for number in range(4)))
+
+    def last_of(kind: ColumnElement[str]) -> Select[str]:
+        return select(PulseRow.name).where(PulseRow.name.like(kind + "%")).order_by(PulseRow.name.desc()).limit(2)
+
+    with writing() as session:
+        found = of_each(session, ["c", "x", "a"], lambda each: skip_locked(last_of(each), session, PulseRow), {})
+        assert [name for (name,) in found] == ["c3", "c2", "a3", "a2"]
+        assert not of_each(session, [], last_of, {})
 
 
 def test_what_is_exclusive_is_done_by_one_at_a_time_and_other_names_do_not_wait() -> None:

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Select, select, text
+from sqlalchemy import Select, literal, select, text
 
 from orchestrator.database import engine, writing
 from orchestrator.ledger import queries
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("database")
 SERVED_BY: dict[str, tuple[Select[*tuple[Any, ...]], str]] = {
     "waiting projects": (queries.waiting_projects().params(queue="inference"), "ix_work_units_ready"),
     "publishable": (
-        queries.publishable().params(queue="inference", project_id="project", barred=["gate"], limit=10),
+        queries.publishable(literal("project")).params(queue="inference", barred=["gate"], limit=10),
         "ix_work_units_ready",
     ),
     "published": (queries.published_count("inference"), "ix_work_units_published"),
