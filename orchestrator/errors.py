@@ -99,6 +99,10 @@ class SignatureInvalid(ApiException):
     status = 403
 
 
+class RequestIdReused(Conflict):
+    """The request id is that of a job which was asked for something else; `details["job_id"]` says of which."""
+
+
 class IllegalTransition(Conflict):
     """The lifecycle has no such move from the state that was found."""
 

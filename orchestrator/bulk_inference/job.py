@@ -58,7 +58,7 @@ def submit_bulk_inference_job(
 
     Parameters:
         job_spec: The bulk inference job specification.
-        request_id: A second submission with the same id returns the first one's job.
+        request_id: A second submission of the same with the same id returns the first one's job.
         failure_threshold: The share of datums, 0 to 1, that may fail before the job counts as failed.
         priority: Work of a higher priority goes first, within a project.
 
@@ -68,6 +68,7 @@ def submit_bulk_inference_job(
     Raises:
         NotFound: no such model, dataset, snapshot or split.
         InvalidRequest: another value is wrong. In either case nothing was written.
+        RequestIdReused: the request id is that of a job which was asked for something else.
     """
     options = {"request_id": request_id, "failure_threshold": failure_threshold, "priority": priority}
     return submit(job_spec, check_options(options))

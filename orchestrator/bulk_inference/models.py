@@ -80,7 +80,7 @@ class SubmitOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    #: A second submission with the same id returns the first one's job.
+    #: A second submission of the same with the same id returns the first one's job.
     request_id: str | None = Field(None, min_length=1, max_length=255)
     #: The share of datums that may fail before the job counts as failed.
     failure_threshold: float = Field(0.0, ge=0, le=1)

@@ -22,6 +22,7 @@ from orchestrator.errors import (
     InferenceMethodNotSupported,
     InvalidRequest,
     ModelNotFound,
+    RequestIdReused,
     SnapshotNotFound,
     SplitNotFound,
 )
@@ -58,6 +59,7 @@ def submit(request: NewBulkInferenceJobRequest, options: SubmitOptions | None = 
     Raises:
         NotFound: no such model, dataset, snapshot or split (each a class of its own).
         InvalidRequest: another value of the request is wrong. Nothing was written.
+        RequestIdReused: the request id is that of a job which was asked for something else.
     """
     options = options or SubmitOptions()
     try:
@@ -120,6 +122,7 @@ def _write(session: Session, request: NewBulkInferenceJobRequest, options: Submi
     if options.request_id is not None:
         former = ledger.requested(session, KIND, options.request_id)
         if former is not None:
+            _check_same(session, former, request, options)
             return former, False
     action, model, split = _check(session, request)
     job_id = new_id()
@@ -166,6 +169,31 @@ def _write(session: Session, request: NewBulkInferenceJobRequest, options: Submi
     if only is not None:
         run_at_once(session, job_id, split.datum_count)
     return job_id, True
+
+
+def _check_same(session: Session, job_id: str, request: NewBulkInferenceJobRequest, options: SubmitOptions) -> None:
+    """Whoever asks again, asks for the same; a priority is no part of what is asked for."""
+    row = session.get_one(BulkInferenceJobRow, job_id)
+    former = {
+        "model_project_id": row.model_project_id,
+        "model_id": row.model_id,
+        "dataset_project_id": row.dataset_project_id,
+        "dataset_id": row.dataset_id,
+        "dataset_snapshot_id": row.snapshot_id,
+        "dataset_snapshot_split": row.split,
+        "inference_method": row.inference_method,
+        "evaluate_metrics": row.evaluate_metrics,
+        "batch_size": row.batch_size,
+        "failure_threshold": row.failure_threshold,
+    }
+    asked = {**request.model_dump(), "failure_threshold": options.failure_threshold}
+    different = [name for name, value in former.items() if asked[name] != value]
+    if different:
+        raise RequestIdReused(
+            f"request_id: {options.request_id!r} is that of job {job_id}, which was submitted with another "
+            f"{', '.join(different)}: take a new one",
+            job_id=job_id,
+        )
 
 
 def _check_text(**values: object) -> None:

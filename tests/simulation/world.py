@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from orchestrator import bulk_inference
 from orchestrator.bulk_inference import NewBulkInferenceJobRequest
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, RequestIdReused
 from orchestrator.queues import app
 from orchestrator.settings import settings
 from tests.simulation.broker import Broker, BrokerPublisher
@@ -322,6 +322,9 @@ class World:
             except OperationalError:  # the database is away, or its answer was lost
                 self.scheduler.sleep(1.0)
                 continue
+            except RequestIdReused:
+                self.scheduler.note(f"was refused {request_id!r}, under which something else was submitted")
+                return
             self.accepted.append(job_id)
             self.requests.append(request_id)
             self.scheduler.note(f"submitted {request_id!r} as job …{job_id[-6:]}")

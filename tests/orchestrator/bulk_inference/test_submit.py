@@ -25,6 +25,7 @@ from orchestrator.errors import (
     InferenceMethodNotSupported,
     InvalidRequest,
     ModelNotFound,
+    RequestIdReused,
     SnapshotNotFound,
     SplitNotFound,
 )
@@ -142,11 +143,21 @@ def test_checking_a_request_writes_nothing_and_says_which_method_it_means(scene:
     assert row_count(JobRow) == 0
 
 
-def test_the_same_request_id_is_the_same_job_whatever_else_is_asked(scene: Scene) -> None:
+def test_the_same_request_id_is_the_same_job(scene: Scene) -> None:
     first = submit_bulk_inference_job(scene.request(), request_id="mine")
-    assert submit_bulk_inference_job(scene.request(batch_size=8), request_id="mine") == first
+    assert submit_bulk_inference_job(scene.request(), request_id="mine", priority=5) == first
     assert submit_bulk_inference_job(scene.request(), request_id="other") != first
     assert row_count(BulkInferenceJobRow) == 2
+
+
+def test_a_request_id_that_comes_with_another_request_is_refused_and_says_what_differs(scene: Scene) -> None:
+    first = submit_bulk_inference_job(scene.request(), request_id="mine")
+    with pytest.raises(RequestIdReused, match=f"job {first}, .* another batch_size, failure_threshold") as refused:
+        submit_bulk_inference_job(scene.request(batch_size=8), request_id="mine", failure_threshold=0.5)
+    assert (refused.value.status, refused.value.details) == (409, {"job_id": first})
+    with pytest.raises(RequestIdReused):
+        submit_bulk_inference_job(scene.request(model_id="another"), request_id="mine")
+    assert row_count(BulkInferenceJobRow) == 1
 
 
 def test_submissions_at_the_same_time_with_one_request_id_make_one_job(scene: Scene) -> None:
