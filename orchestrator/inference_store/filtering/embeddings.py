@@ -90,10 +90,13 @@ def nearest(
     return [Found(inference_id, sign * distance) for distance, inference_id in best[offset:]]
 
 
-def measured(session: Session, query: Query, chosen: Select[Any], ids: Sequence[str]) -> list[Found]:
-    """The chosen inferences of these ids with their distances, in the order of the ids."""
-    only = chosen.where(InferenceRow.inference_id.in_(ids))
-    found = dict(nearest(session, query, only, offset=0, limit=len(ids)))
+def measured(session: Session, query: Query, ids: Sequence[str]) -> list[Found]:
+    """Those of the inferences that have an embedding with their distances, in the order of the ids."""
+    of_model = select(InferenceRow.inference_id).where(InferenceRow.model_id == query.model_id)
+    found: dict[str, float | None] = {}
+    for start in range(0, len(ids), MOST):  # no database takes any number of parameters
+        some = of_model.where(InferenceRow.inference_id.in_(ids[start : start + MOST]))
+        found |= dict(nearest(session, query, some, offset=0, limit=MOST))
     return [Found(inference_id, found[inference_id]) for inference_id in ids if inference_id in found]
 
 

@@ -94,7 +94,7 @@ def page(session: Session, model_id: str, request: NewGetInferencesRequest) -> l
         ids = list(session.scalars(chosen.order_by(*_by_time(cut)).offset(cut.offset).limit(cut.limit)))
     if query is None:
         return [Found(inference_id, None) for inference_id in ids]
-    return embeddings.measured(session, query, chosen, ids)
+    return embeddings.measured(session, query, ids)
 
 
 def _cut(pagination: Pagination) -> Cut:

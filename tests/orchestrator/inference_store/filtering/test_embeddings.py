@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import event
 
-from orchestrator.database import reading
+from orchestrator.database import engine, reading
 from orchestrator.errors import InvalidRequest
 from orchestrator.ids import new_id
 from orchestrator.inference_store.filtering import Found, count, embeddings, page
@@ -153,3 +154,21 @@ def test_a_malformed_search_is_refused(size: int, query: list[float], metric: st
     model_id = store([], embedding_size=size)
     with pytest.raises(InvalidRequest, match=complaint):
         search(model_id, query, metric)
+
+
+def test_a_page_of_any_length_is_measured_in_statements_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    model_id = store(
+        [Record(f"inference-{n:02}", EPOCH, action="embed", embedding=[1.0, 2.0, float(n)]) for n in range(40)],
+        embedding_size=3,
+    )
+    monkeypatch.setattr(embeddings, "MOST", 5)
+    sizes = []
+    event.listen(engine(), "before_cursor_execute", lambda *given: sizes.append(len(given[3] or ())))
+    request = NewGetInferencesRequest(
+        embedding_filters=EmbeddingFilter(query_embedding=[1.0, 2.0, 0.0], distance_metric="l2"),
+        pagination=Pagination(limit=40, sort="created_at"),
+    )
+    with reading() as session:
+        found = page(session, model_id, request)
+    assert found == [Found(f"inference-{n:02}", float(n)) for n in range(40)]
+    assert max(sizes) < 20
