@@ -55,7 +55,8 @@ def describe(session: Session, model_id: str, request: NewGetMetadataStatisticsR
     kind = MetadataStatisticsType(request.type).value
     conditions = [InferenceRow.model_id == model_id, InferenceRow.deleted_at.is_(None)]
     if request.filters is not None:
-        conditions += filtering.conditions(model_id, request.filters)
+        known = filtering.look(session, model_id, request.filters)
+        conditions += filtering.conditions(model_id, request.filters, known=known)
     chosen = (
         select(MetadataRow.value)
         .select_from(MetadataRow)

@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from orchestrator import ledger
 from orchestrator.database import db_now, reading, transact
+from orchestrator.inference_store import filtering
 from orchestrator.inference_store.blobs import hold_subject
 from orchestrator.inference_store.exports import queries
 from orchestrator.inference_store.exports.lifecycle import KIND, LIFECYCLE, set_columns
@@ -71,7 +72,9 @@ def _pin(session: Session, lease: Lease) -> None:
         return
     request = NewExportTaskRequest.model_validate(task.request)
     names_any = session.scalar(queries.any_named(task.id)) is not None
-    session.execute(queries.pin(task.id, task.model_id, request.filters, names_any=names_any))
+    known = filtering.look(session, task.model_id, request.filters)
+    wanted = filtering.conditions(task.model_id, request.filters, known=known)
+    session.execute(queries.pin(task.id, task.model_id, wanted, names_any=names_any))
     set_columns(session, task.id, expected_count=session.scalar(queries.pinned(task.id)))
     session.execute(delete(NamedInferenceRow).where(NamedInferenceRow.task_id == task.id))
 

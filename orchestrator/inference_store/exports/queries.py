@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Insert, Select, and_, func, insert, literal, select
+from sqlalchemy import ColumnElement, Insert, Select, and_, func, insert, literal, select
 
 from orchestrator.database import db_now
 from orchestrator.inference_store.exports.tables import (
@@ -15,22 +15,21 @@ from orchestrator.inference_store.exports.tables import (
     ExportTaskRow,
     NamedInferenceRow,
 )
-from orchestrator.inference_store.filtering import conditions
-from orchestrator.inference_store.models import BaseInferenceFilter
 from orchestrator.inference_store.tables import InferenceRow
 from orchestrator.ledger import UnitState
 from orchestrator.ledger.tables import UnitRow
 from orchestrator.registry.tables import DatumRow
 
 
-def pin(task_id: str, model_id: str, filters: BaseInferenceFilter, *, names_any: bool) -> Insert:
-    """Makes the members of a task: those that the filters find or the request includes, but none that it excludes.
+def pin(task_id: str, model_id: str, wanted: Sequence[ColumnElement[bool]], *, names_any: bool) -> Insert:
+    """Makes the members of a task: those that are wanted or that the request includes, but none that it excludes.
 
-    Unless it `names_any`, it does neither: then the order is that of the primary key, and nothing has to be sorted.
+    `wanted` is what the filters ask. Unless the request `names_any`, it does neither: then the order is that of the
+    primary key, and nothing has to be sorted.
     """
     row, named = InferenceRow, NamedInferenceRow
     found = select(row.inference_id, row.data_storage_key).where(row.model_id == model_id, row.deleted_at.is_(None))
-    by_filter = found.where(*conditions(model_id, filters))
+    by_filter = found.where(*wanted)
     if names_any:
         of_task = select(named.inference_id).where(named.task_id == task_id)
         excluded = of_task.where(named.inference_id == row.inference_id, named.excluded).exists()

@@ -2,6 +2,7 @@
 
 from orchestrator.inference_store.filtering.conditions import conditions
 from orchestrator.inference_store.filtering.embeddings import Found
+from orchestrator.inference_store.filtering.knowledge import look
 from orchestrator.inference_store.filtering.pages import count, found, page
 
-__all__ = ["Found", "conditions", "count", "found", "page"]
+__all__ = ["Found", "conditions", "count", "found", "look", "page"]
