@@ -28,6 +28,7 @@ from orchestrator import clock, storage
 from orchestrator.database import db_now, exclusive, reading, transact
 from orchestrator.ids import new_id
 from orchestrator.inference_store.tables import InferenceRow, StoreBlobRow
+from orchestrator.inference_store.texts import may_exist
 from orchestrator.ledger import holds
 
 #: All blobs of the store are below this folder, in one of `FOLDERS`.
@@ -68,7 +69,7 @@ def new_upload(model_id: str) -> str:
 def is_known(model_id: str, key: str) -> bool:
     """Whether the key is one of the model's, and not doomed."""
     with reading() as session:
-        row = session.get(StoreBlobRow, key)
+        row = session.get(StoreBlobRow, key) if may_exist(key) else None
     return row is not None and row.model_id == model_id and row.doomed_at is None
 
 

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from orchestrator.inference_store.entries import metadata_of
 from orchestrator.inference_store.models import GeoPoint, Inference, Metadata
 from orchestrator.inference_store.tables import InferenceRow
+from orchestrator.inference_store.texts import may_exist
 from orchestrator.storage import blobs
 
 
@@ -34,6 +35,12 @@ def as_inferences(session: Session, model_id: str, rows: Sequence[InferenceRow],
         )
         for row in rows
     ]
+
+
+def find_visible(session: Session, model_id: str, inference_id: str) -> InferenceRow | None:
+    """The inference's row, if there is one that anybody sees."""
+    row = session.get(InferenceRow, (model_id, inference_id)) if may_exist(model_id, inference_id) else None
+    return None if row is None or row.deleted_at is not None else row
 
 
 def _place(row: InferenceRow) -> GeoPoint | None:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from orchestrator import ledger
 from orchestrator.database import reading, transact
-from orchestrator.errors import JobNotFound
+from orchestrator.errors import InvalidRequest, JobNotFound
 from orchestrator.inference_store.exports import queries
 from orchestrator.inference_store.exports.lifecycle import end
 from orchestrator.inference_store.exports.models import Archive, ArchiveFormat, ExportDetails, ExportTaskState
@@ -17,10 +17,12 @@ from orchestrator.inference_store.exports.submit import submit
 from orchestrator.inference_store.exports.sweep import clear
 from orchestrator.inference_store.exports.tables import ExportTaskRow
 from orchestrator.inference_store.models import ExportTask, NewExportTaskRequest
+from orchestrator.inference_store.texts import may_exist
 from orchestrator.storage import blobs
 
 #: How many tasks a listing returns unless told otherwise.
 DEFAULT_LIMIT = 50
+LARGEST_LIMIT = 2**31 - 1
 
 
 def create_export_task(model_id: str, request_body: NewExportTaskRequest) -> ExportTask | None:
@@ -75,7 +77,7 @@ def get_export_task(model_id: str, export_task_id: str) -> ExportTask | None:
         `presigned_url` is a new one at each call, and None until the archive is complete.
     """
     with reading() as session:
-        row = session.get(ExportTaskRow, export_task_id)
+        row = session.get(ExportTaskRow, export_task_id) if may_exist(export_task_id) else None
         if row is None or row.model_id != model_id:
             return None
         details = _details(session, [row])[0]
@@ -99,7 +101,15 @@ def get_export_details(export_task_id: str) -> ExportDetails:
 
 
 def list_export_tasks(*, model_id: str | None = None, limit: int = DEFAULT_LIMIT) -> list[ExportDetails]:
-    """Export tasks of one model or of all, newest first."""
+    """Export tasks of one model or of all, newest first.
+
+    Raises:
+        InvalidRequest: `limit` is negative, or larger than any list.
+    """
+    if not 0 <= limit <= LARGEST_LIMIT:
+        raise InvalidRequest(f"limit is {limit}: it must be 0 or more, and {LARGEST_LIMIT} at most")
+    if model_id is not None and not may_exist(model_id):
+        return []
     statement = select(ExportTaskRow).order_by(ExportTaskRow.id.desc()).limit(limit)
     if model_id is not None:
         statement = statement.where(ExportTaskRow.model_id == model_id)
@@ -124,7 +134,7 @@ def cancel_export_task(export_task_id: str, *, reason: str = "cancelled by reque
 
 
 def _find(session: Session, task_id: str) -> ExportTaskRow:
-    row = session.get(ExportTaskRow, task_id)
+    row = session.get(ExportTaskRow, task_id) if may_exist(task_id) else None
     if row is None:
         raise JobNotFound(f"No export task {task_id!r}: `orchestrator export list` shows them")
     return row

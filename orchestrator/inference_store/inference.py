@@ -13,7 +13,7 @@ from orchestrator import storage
 from orchestrator.database import reading, transact
 from orchestrator.errors import BlobNotFound, Conflict, InvalidRequest, Unavailable
 from orchestrator.inference_store import blobs, filtering, purge, storing
-from orchestrator.inference_store.described import as_inferences
+from orchestrator.inference_store.described import as_inferences, find_visible
 from orchestrator.inference_store.models import (
     BaseInferenceFilter,
     Inference,
@@ -23,6 +23,7 @@ from orchestrator.inference_store.models import (
 )
 from orchestrator.inference_store.register import registered
 from orchestrator.inference_store.tables import InferenceRow
+from orchestrator.inference_store.texts import may_exist
 
 log = structlog.get_logger(__name__)
 
@@ -97,7 +98,7 @@ def create_inference_storage_request(
     )
     if data is None:
         return create_inference(model_id, request)
-    content = data.encode() if isinstance(data, str) else data
+    content = _content(data)
     sha256 = hashlib.sha256(content).hexdigest()
     if metadata.metadata.standard_metadata.data_hash != sha256:
         raise InvalidRequest(f"data_hash is not that of the data, which is {sha256}: `get_data_hash` computes it")
@@ -126,8 +127,8 @@ def get_inference(model_id: str, inference_id: str) -> Inference | None:
         The inference, with a URL of its data if it has any; None if there is no such inference.
     """
     with reading() as session:
-        row = session.get(InferenceRow, (model_id, inference_id))
-        if row is None or row.deleted_at is not None:
+        row = find_visible(session, model_id, inference_id)
+        if row is None:
             return None
         return as_inferences(session, model_id, [row], presign=True)[0]
 
@@ -193,7 +194,7 @@ def delete_inference(model_id: str, inference_id: str) -> str | None:
     Raises:
         ModelNotFound: the model is not registered for inference storage.
     """
-    return next(iter(_delete(model_id, [inference_id])), None)
+    return next(iter(_delete(model_id, [inference_id] if may_exist(inference_id) else [])), None)
 
 
 def bulk_delete_inferences(model_id: str, filter_: BaseInferenceFilter) -> list[str | None]:
@@ -214,7 +215,8 @@ def bulk_delete_inferences(model_id: str, filter_: BaseInferenceFilter) -> list[
     """
     with reading() as session:
         registered(session, model_id)
-        ids = session.scalars(filtering.found(model_id, filter_).order_by(InferenceRow.inference_id)).all()
+        chosen = filtering.found(model_id, filter_, known=filtering.look(session, model_id, filter_))
+        ids = session.scalars(chosen.order_by(InferenceRow.inference_id)).all()
     return [*_delete(model_id, ids)]
 
 
@@ -239,6 +241,13 @@ def _delete(model_id: str, inference_ids: Sequence[str]) -> list[str]:
             # Nobody sees the blobs any more, and the purge that beat starts removes them later.
             log.warning("blobs_left", model=model_id, error=str(error))
     return deleted
+
+
+def _content(data: str | bytes) -> bytes:
+    try:
+        return data.encode() if isinstance(data, str) else data
+    except UnicodeEncodeError as error:
+        raise InvalidRequest("data holds half a character, which no UTF-8 says: give bytes") from error
 
 
 def _with_size(request: NewInferenceStorageRequest, size: int) -> NewInferenceStorageRequest:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from orchestrator.database import db_now, reading, transact
 from orchestrator.errors import InvalidRequest, NotFound
 from orchestrator.inference_store import statistics
+from orchestrator.inference_store.described import find_visible
 from orchestrator.inference_store.entries import Entry, add_entries, metadata_of, remove_entry
 from orchestrator.inference_store.models import (
     Metadata,
@@ -23,8 +24,10 @@ from orchestrator.inference_store.models import (
     NewExtendedMetadataRequest,
     NewGetMetadataStatisticsRequest,
 )
+from orchestrator.inference_store.register import find_registered
 from orchestrator.inference_store.storing import entry
-from orchestrator.inference_store.tables import InferenceRow, MetadataRow, StoreModelRow
+from orchestrator.inference_store.tables import InferenceRow, MetadataRow
+from orchestrator.inference_store.texts import may_exist
 
 #: What belongs to the inference itself and is no extended metadata.
 STANDARD_KEYS = ("data_source", "latitude", "longitude")
@@ -78,8 +81,8 @@ def get_metadata(model_id: str, inference_id: str) -> list[Metadata]:
         The metadata details, ordered by key; nothing if there is no such inference.
     """
     with reading() as session:
-        row = session.get(InferenceRow, (model_id, inference_id))
-        if row is None or row.deleted_at is not None:
+        row = find_visible(session, model_id, inference_id)
+        if row is None:
             return []
         return [Metadata(**found._asdict()) for found in metadata_of(session, model_id, [row])[inference_id]]
 
@@ -94,7 +97,7 @@ def get_metadata_key_type_counts(model_id: str) -> MetadataKeyTypeCounts | None:
         The count of each metadata key, type pair; None if the model is not registered for inference storage.
     """
     with reading() as session:
-        if session.get(StoreModelRow, model_id) is None:
+        if find_registered(session, model_id) is None:
             return None
         return MetadataKeyTypeCounts(counts=statistics.key_type_counts(session, model_id))
 
@@ -117,7 +120,7 @@ def get_metadata_statistics(model_id: str, request_body: NewGetMetadataStatistic
         InvalidRequest: bins are said in two ways, out of bounds, or asked for texts; or a filter is malformed.
     """
     with reading() as session:
-        if session.get(StoreModelRow, model_id) is None:
+        if find_registered(session, model_id) is None:
             return None
         return statistics.describe(session, model_id, request_body)
 
@@ -189,7 +192,7 @@ def _replace(session: Session, model_id: str, inference_id: str, new: Entry) -> 
 
 def _remove(session: Session, model_id: str, inference_id: str, key: str) -> bool:
     inference = _locked(session, model_id, inference_id)
-    if inference is None or not remove_entry(session, inference, key):
+    if inference is None or not may_exist(key) or not remove_entry(session, inference, key):
         return False
     _touch(session, model_id, inference_id)
     return True
@@ -197,6 +200,8 @@ def _remove(session: Session, model_id: str, inference_id: str, key: str) -> boo
 
 def _locked(session: Session, model_id: str, inference_id: str) -> InferenceRow | None:
     """The inference, if anybody sees it; of two that change its metadata the second waits for the first."""
+    if not may_exist(model_id, inference_id):
+        return None
     return session.scalar(
         select(InferenceRow)
         .where(InferenceRow.model_id == model_id, InferenceRow.inference_id == inference_id)

@@ -9,7 +9,7 @@ from orchestrator.database import db_now, insert_ignoring, reading, transact
 from orchestrator.errors import Conflict, InvalidRequest, ModelNotFound
 from orchestrator.inference_store.models import Model, NewRegisterModelRequest, TaskType
 from orchestrator.inference_store.tables import StoreModelRow
-from orchestrator.inference_store.texts import checked_id
+from orchestrator.inference_store.texts import checked_id, may_exist
 
 #: More numbers than any embedding has.
 LARGEST_EMBEDDING = 1 << 16
@@ -25,7 +25,7 @@ def get_registered_model(model_id: str) -> Model | None:
         The model details; None if no model of this id is registered.
     """
     with reading() as session:
-        row = session.get(StoreModelRow, model_id)
+        row = find_registered(session, model_id)
     return None if row is None else _as_model(row)
 
 
@@ -79,13 +79,18 @@ def add_if_missing(
     return insert_ignoring(session, StoreModelRow, [row]) > 0
 
 
+def find_registered(session: Session, model_id: str) -> StoreModelRow | None:
+    """The model's row, or None if it is not registered for inference storage."""
+    return session.get(StoreModelRow, model_id) if may_exist(model_id) else None
+
+
 def registered(session: Session, model_id: str) -> StoreModelRow:
     """The model's row.
 
     Raises:
         ModelNotFound: it is not registered for inference storage.
     """
-    row = session.get(StoreModelRow, model_id)
+    row = find_registered(session, model_id)
     if row is None:
         raise ModelNotFound(
             f"model {model_id!r} is not registered for inference storage: `orchestrator inference register`"

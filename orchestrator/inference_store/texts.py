@@ -9,6 +9,11 @@ from orchestrator.errors import InvalidRequest
 LONGEST = 255
 
 
+def may_exist(*texts: str) -> bool:
+    """Whether a database could hold them all; if not, nothing is called so, and none need be asked."""
+    return all(storable(text) == text for text in texts)
+
+
 def checked_text(name: str, text: str, *, longest: int | None = LONGEST) -> str:
     """`text`, if a database can store and find it.
 

@@ -69,7 +69,7 @@ def add(session: Session, new: NewSchedule) -> ScheduleRow:
 def get_schedule(schedule_id: str) -> Schedule | None:
     """The schedule; also one that was deleted. None if there is none."""
     with reading() as session:
-        row = session.get(ScheduleRow, schedule_id)
+        row = session.get(ScheduleRow, storable(schedule_id))
         return None if row is None else _shown(row)
 
 
@@ -78,7 +78,9 @@ def find_schedule(project_id: str, name: str) -> Schedule | None:
     with reading() as session:
         row = session.scalar(
             select(ScheduleRow).where(
-                ScheduleRow.project_id == project_id, ScheduleRow.name == name, ScheduleRow.deleted_at.is_(None)
+                ScheduleRow.project_id == storable(project_id),
+                ScheduleRow.name == storable(name),
+                ScheduleRow.deleted_at.is_(None),
             )
         )
         return None if row is None else _shown(row)
@@ -88,7 +90,7 @@ def list_schedules(project_id: str | None = None) -> list[Schedule]:
     """The schedules of a project, or of all, by name."""
     statement = select(ScheduleRow).where(ScheduleRow.deleted_at.is_(None)).order_by(ScheduleRow.name, ScheduleRow.id)
     if project_id is not None:
-        statement = statement.where(ScheduleRow.project_id == project_id)
+        statement = statement.where(ScheduleRow.project_id == storable(project_id))
     with reading() as session:
         return [_shown(row) for row in session.scalars(statement)]
 
@@ -166,7 +168,7 @@ def run_schedule_now(schedule_id: str) -> Occurrence:
 
 def list_occurrences(schedule_id: str, *, limit: int = 50, before: datetime | None = None) -> list[Occurrence]:
     """What became of the instants at which the schedule was due, newest first; `before` pages on."""
-    statement = select(OccurrenceRow).where(OccurrenceRow.schedule_id == schedule_id)
+    statement = select(OccurrenceRow).where(OccurrenceRow.schedule_id == storable(schedule_id))
     if before is not None:
         statement = statement.where(OccurrenceRow.due_at < before)
     with reading() as session:
@@ -212,7 +214,7 @@ def check(new: NewSchedule) -> None:
 def _check_json(name: str, value: dict[str, Any]) -> None:
     try:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"{name}: this is no JSON: {error}") from error
     if storable(text) != text or "\\u0000" in text:
         raise InvalidRequest(f"{name}: a text holds characters that a database refuses")
@@ -280,7 +282,7 @@ def _run_now(session: Session, schedule_id: str) -> Occurrence:
 
 
 def _locked(session: Session, schedule_id: str) -> ScheduleRow:
-    row = session.get(ScheduleRow, schedule_id, with_for_update=True, populate_existing=True)
+    row = session.get(ScheduleRow, storable(schedule_id), with_for_update=True, populate_existing=True)
     if row is None or row.deleted_at is not None:
         raise ScheduleNotFound(f"No schedule {schedule_id!r}")
     return row

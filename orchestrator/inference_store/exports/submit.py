@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from orchestrator import ledger
-from orchestrator.database import insert_ignoring, storable, transact
+from orchestrator.database import insert_ignoring, transact
 from orchestrator.errors import InvalidRequest, ModelNotFound
 from orchestrator.ids import new_id
 from orchestrator.inference_store.exports.lifecycle import KIND, LIFECYCLE
@@ -19,7 +19,8 @@ from orchestrator.inference_store.exports.models import ArchiveFormat, ExportTas
 from orchestrator.inference_store.exports.tables import ExportTaskRow, NamedInferenceRow
 from orchestrator.inference_store.filtering import conditions
 from orchestrator.inference_store.models import NewExportTaskRequest
-from orchestrator.inference_store.tables import StoreModelRow
+from orchestrator.inference_store.register import find_registered
+from orchestrator.inference_store.texts import checked_id, may_exist
 from orchestrator.ledger import NewUnit
 from orchestrator.queues import QueueName
 from orchestrator.registry.tables import ProjectRow
@@ -30,6 +31,8 @@ log = structlog.get_logger(__name__)
 PAGE = 1000
 #: Characters of an inference id.
 LONGEST_ID = 255
+#: As of bulk inference jobs.
+HIGHEST_PRIORITY = 1000
 
 
 def submit(
@@ -44,8 +47,13 @@ def submit(
 
     Raises:
         ModelNotFound: no model of this id is registered with the store.
-        InvalidRequest: a filter is malformed, or an id is none that an inference could have. Nothing was written.
+        InvalidRequest: a filter is malformed, an id is none that an inference could have, or an option is out of
+            bounds. Nothing was written.
     """
+    if request_id is not None:
+        checked_id("request_id", request_id)
+    if abs(priority) > HIGHEST_PRIORITY:
+        raise InvalidRequest(f"priority is {priority}: it must lie between -{HIGHEST_PRIORITY} and {HIGHEST_PRIORITY}")
     _check_ids([*request.include_inference_ids, *request.exclude_inference_ids])
     conditions(model_id, request.filters)  # refuses here what would otherwise fail in a worker
     work = model_id, request, archive_format, request_id, priority
@@ -95,7 +103,7 @@ def submit_message(spec: Mapping[str, Any], options: Mapping[str, Any]) -> str:
 
 def _check_ids(inference_ids: Iterable[str]) -> None:
     for inference_id in inference_ids:
-        if len(inference_id) > LONGEST_ID or storable(inference_id) != inference_id:
+        if len(inference_id) > LONGEST_ID or not may_exist(inference_id):
             raise InvalidRequest(f"{inference_id[:80]!r} is no inference id: it has up to {LONGEST_ID} characters")
 
 
@@ -111,7 +119,7 @@ def _write(
         former = ledger.requested(session, KIND, request_id)
         if former is not None:
             return former, False
-    model = session.get(StoreModelRow, model_id)
+    model = find_registered(session, model_id)
     if model is None:
         raise ModelNotFound(f"No model {model_id!r} is registered with the inference store: register it first")
     project = session.get(ProjectRow, model.project_id)

@@ -144,7 +144,11 @@ def of_standard_list(objects: Sequence[Any]) -> list[Element]:
 def _score(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) else None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def of_embedding(numbers: Sequence[float]) -> NDArray[np.float32] | None:

@@ -128,7 +128,7 @@ class Inference(BaseModel):
         """The numbers of `data` if it is an embedding, else None."""
         try:
             found = json.loads(self.data or "null")
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         if not isinstance(found, list) or not found:
             return None

@@ -306,3 +306,16 @@ def test_what_a_filter_finds_is_deleted_in_bulk() -> None:
     assert ids(model_id) == ["i1"]
     assert bulk_delete_inferences(model_id, NO_FILTER) == ["i1"]
     assert bulk_delete_inferences(model_id, NO_FILTER) == []
+
+
+def test_a_score_that_is_no_number_of_a_database_is_kept_and_found_by_no_bound() -> None:
+    model_id = registered()
+    create(model_id, "a", collection(image_classification=[{"label": "cat", "score": 10**400}]))
+    assert ids(model_id) == ["a"]
+    with reading() as session:
+        assert session.scalars(select(LabelRow.score)).all() == [None]
+
+
+def test_data_that_is_nested_too_deep_is_no_embedding() -> None:
+    found = create(registered(), "a")
+    assert found.model_copy(update={"data": "[" * 100_000}).structured_embedding is None

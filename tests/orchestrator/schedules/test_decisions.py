@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from orchestrator import ledger, schedules
 from orchestrator.database import engine, reading, transact, writing
-from orchestrator.errors import InvalidRequest
+from orchestrator.errors import InvalidRequest, ScheduleNotFound
 from orchestrator.ledger.tables import JobRow, UnitRow
 from orchestrator.schedules import OccurrenceState, Overlap, Schedule, queries, tick
 from orchestrator.schedules.decisions import BATCH, decide
@@ -312,3 +312,13 @@ def test_an_end_of_the_calendar_bounds_no_schedule(name: str, year: int, hours: 
     edge = datetime(year, 1 if year == 1 else 12, 1 if year == 1 else 31, tzinfo=timezone(timedelta(hours=hours)))
     with pytest.raises(InvalidRequest, match=name):
         create(cron="0 0 1 1 *", **{name: edge})
+
+
+@pytest.mark.parametrize("name", ["\0", "\ud800"])
+def test_nothing_is_called_by_what_no_database_stores(name: str) -> None:
+    assert schedules.get_schedule(name) is None
+    assert schedules.find_schedule(name, name) is None
+    assert schedules.list_schedules(name) == []
+    assert schedules.list_occurrences(name) == []
+    with pytest.raises(ScheduleNotFound):
+        schedules.pause_schedule(name)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import InvalidRequest, ModelNotFound
-from orchestrator.inference_store.export_task import get_export_details
+from orchestrator.inference_store.export_task import get_export_details, list_export_tasks
 from orchestrator.inference_store.exports.models import ArchiveFormat
 from orchestrator.inference_store.exports.submit import submit_message
 from tests.support.exports import register
@@ -43,3 +43,17 @@ def test_a_message_that_cannot_be_understood_is_refused_with_the_field(spec: dic
 def test_a_message_about_a_model_that_is_not_registered_is_refused() -> None:
     with pytest.raises(ModelNotFound):
         submit_message({"model_id": "nobody's"}, {})
+
+
+@pytest.mark.parametrize(
+    "option", [{"request_id": ""}, {"request_id": "\0"}, {"request_id": "x" * 256}, {"priority": 10**10}]
+)
+def test_an_option_that_no_job_can_have_is_refused(option: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=next(iter(option))):
+        submit_message({"model_id": register().model_id}, option)
+
+
+@pytest.mark.parametrize("limit", [-1, 2**70])
+def test_a_list_of_no_such_length_is_refused(limit: int) -> None:
+    with pytest.raises(InvalidRequest, match="limit"):
+        list_export_tasks(limit=limit)
