@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, Final, cast
 
 import structlog
@@ -10,14 +11,15 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from orchestrator import ledger
+from orchestrator.database import db_now, transact
 from orchestrator.database import nearest as vectors
-from orchestrator.database import transact
 from orchestrator.database.nearest import VectorIndex
 from orchestrator.ids import new_id
 from orchestrator.inference_store.filtering import embeddings
 from orchestrator.inference_store.filtering.embeddings import Found, Metric, Query
 from orchestrator.inference_store.tables import EmbeddingRow, InferenceRow, StoreModelRow
 from orchestrator.ledger import Again, Done, Lease, NewUnit, Outcome
+from orchestrator.ledger.tables import JobRow
 from orchestrator.queues import QueueName
 
 log = structlog.get_logger(__name__)
@@ -31,6 +33,8 @@ SPARE: Final = 50
 DEEPEST: Final = 100
 #: Seconds between two looks at an index that the server goes on making although the worker who asked was killed.
 PAUSE: Final = 15.0
+#: After this long a job that made no index is asked again.
+AGAIN: Final = timedelta(hours=1)
 #: A cosine distance from which on nothing is left to the index: it does not know vectors of nothing but zeros.
 RIGHT_ANGLE: Final = 1 - 1e-6
 
@@ -63,10 +67,14 @@ def index_of(model_id: str, size: int, metric: Metric) -> VectorIndex:
 def ask_for_index(session: Session, query: Query) -> None:
     """Have the index made that a search would have used, by a job that is asked for once; for few embeddings, none.
 
-    `session` only reads; the job is written in a transaction of its own.
+    A job that ended without an index, or whose index somebody dropped, is asked again after a while. `session` only
+    reads; the job is written in a transaction of its own.
     """
     index = index_of(query.model_id, len(query.vector), query.metric)
-    if not vectors.is_possible(session, index) or ledger.requested(session, KIND, index.name) is not None:
+    if vectors.is_ready(session, index) or not vectors.is_possible(session, index):
+        return
+    former = ledger.requested(session, KIND, index.name)
+    if former is not None and session.scalar(_ended(former)) is None:
         return
     owned = select(EmbeddingRow.inference_id).where(EmbeddingRow.model_id == query.model_id)
     if session.scalar(owned.offset(FEW).limit(1)) is None:
@@ -79,19 +87,24 @@ def ask_for_index(session: Session, query: Query) -> None:
 
 
 def _open(session: Session, index: VectorIndex) -> None:
-    if ledger.requested(session, KIND, index.name) is not None:
-        return
     job_id = new_id()
     payload = {"model_id": index.owner, "size": index.size, "metric": index.metric}
-    ledger.open_job(
-        session,
-        job_id=job_id,
-        kind=KIND,
-        project_id=session.get_one(StoreModelRow, index.owner).project_id,
-        request_id=index.name,
-        first=NewUnit(f"{KIND}.build", "build", QueueName.PLANNING, payload),
-    )
-    log.info("job_submitted", job=job_id, kind=KIND, model=index.owner)
+    unit = NewUnit(f"{KIND}.build", f"build {job_id}", QueueName.PLANNING, payload)
+    former = ledger.requested(session, KIND, index.name)
+    if former is None:
+        project_id = session.get_one(StoreModelRow, index.owner).project_id
+        ledger.open_job(session, job_id=job_id, kind=KIND, project_id=project_id, request_id=index.name, first=unit)
+    elif session.scalar(_ended(former).with_for_update()) is not None:
+        ledger.reopen(session, former)
+        ledger.add(session, former, [unit])
+    else:
+        return  # another search was faster
+    log.info("job_submitted", job=former or job_id, kind=KIND, model=index.owner)
+
+
+def _ended(job_id: str) -> Select[str]:
+    """The job, if it has ended so long ago that it may be asked again."""
+    return select(JobRow.id).where(JobRow.id == job_id, JobRow.closed_at <= db_now(-AGAIN))
 
 
 def build(lease: Lease) -> Outcome:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from datetime import timedelta
+
 import numpy as np
 import pytest
 from sqlalchemy import select
@@ -16,7 +19,7 @@ from orchestrator.inference_store.models import (
     NewGetInferencesRequest,
     Pagination,
 )
-from orchestrator.ledger import Done, Lease
+from orchestrator.ledger import Done, Hopeless, Lease
 from orchestrator.ledger.tables import JobRow, UnitRow
 from tests.conftest import Database
 from tests.orchestrator.inference_store.filtering.oracle import Origin, Record
@@ -120,6 +123,31 @@ def test_an_index_is_made_once_however_often_its_unit_runs(model_id: str) -> Non
     index = approximate.index_of(model_id, SIZE, EmbeddingDistanceMetric.L2)
     assert nearest.build(index)
     assert nearest.build(index)
+
+
+def test_an_index_that_could_not_be_made_is_asked_for_again_after_a_while(
+    model_id: str, broker: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = request("l2")
+    search(model_id, asked)
+    settle(claim("vector_index.build"), Hopeless("the disk is full"))
+    settle(lease := claim("vector_index.finish"), approximate.finish(lease))
+    search(model_id, asked)
+    assert units() == {"dead": 1, "done": 1}
+    monkeypatch.setattr(approximate, "AGAIN", timedelta())
+    search(model_id, asked)
+    search(model_id, asked)
+    run_job()
+    with reading() as session:
+        assert nearest.is_ready(session, approximate.index_of(model_id, SIZE, EmbeddingDistanceMetric.L2))
+    search(model_id, asked)
+    assert (len(jobs()), units()) == (1, {"dead": 1, "done": 3})
+
+
+def units() -> dict[str, int]:
+    """How many units there are of each state."""
+    with reading() as session:
+        return dict(Counter(session.scalars(select(UnitRow.state))))
 
 
 def test_few_embeddings_get_no_index(model_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
