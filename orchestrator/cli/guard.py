@@ -47,6 +47,7 @@ EXPECTED = (
     OSError,
     OverflowError,
     UnicodeDecodeError,
+    UnicodeEncodeError,
 )
 
 
@@ -110,6 +111,9 @@ def explain(error: Exception) -> tuple[int, str]:
             code, message = REFUSED, f"a number is too large: {getattr(error, 'orig', error)}"
         case UnicodeDecodeError():
             code, message = REFUSED, f"a file is not UTF-8 text: {error}"
+        case UnicodeEncodeError():
+            # Python makes lone surrogates of such bytes on the command line, and no database stores those.
+            code, message = REFUSED, f"{error.object[:80]!r} is not UTF-8 text"
         case OSError(strerror=str(reason), filename=name):
             code, message = UNAVAILABLE, f"{reason}: {name}" if name else reason
         case _:

@@ -128,3 +128,11 @@ def test_a_number_that_no_column_holds_is_refused(orchestrator: Command, databas
         ran = orchestrator(*arguments)
         assert (ran.code, ran.err.count("\n")) == (1, 1)
         assert "a number is too large" in ran.err
+
+
+def test_an_argument_that_is_not_text_is_refused(orchestrator: Command, database: Database) -> None:
+    assert database.url
+    for arguments in (("project", "show"), ("model", "show"), ("snapshot", "show"), ("work", "retry")):
+        ran = orchestrator(*arguments, "latin \udcff")
+        assert (ran.code, ran.err.count("\n")) == (1, 1)
+        assert "not UTF-8 text" in ran.err
