@@ -43,6 +43,9 @@ def _announce(name: str, details: dict[str, object], report: Callable[[], Mappin
             transact(pulses.beat, name, {**details, **report(), "clock": clock.now().isoformat()})
         except SQLAlchemyError as error:
             log.warning("presence_not_written", error=str(error))
+        except Exception:
+            # Such as a file of counters that its process was killed in making: a worker must not seem gone for that.
+            log.exception("presence_not_written")
         if _stop.wait(INTERVAL):
             break
     transact(pulses.forget, name)
