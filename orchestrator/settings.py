@@ -63,6 +63,8 @@ class Settings(BaseSettings):
     reconcile_interval: float = Field(5, gt=0)
     #: Seconds between two looks for schedules that are due.
     schedule_interval: float = Field(1, gt=0)
+    #: Days for which it is told what became of an instant at which a schedule was due.
+    schedule_history_days: float = Field(90, ge=1, le=36_600)
     #: Seconds between two looks for deleted inferences, and blobs, that nobody holds any more.
     purge_interval: float = Field(60, gt=0)
     #: Hosts that may be called although their address is link-local or a metadata service.

@@ -3,6 +3,7 @@
 from orchestrator.schedules.decisions import Ticked
 from orchestrator.schedules.firing import fire, give_up
 from orchestrator.schedules.models import NewSchedule, Occurrence, OccurrenceState, Overlap, Schedule
+from orchestrator.schedules.pruning import prune
 from orchestrator.schedules.schedule import (
     add,
     create_schedule,
@@ -38,6 +39,7 @@ __all__ = [
     "list_schedules",
     "next_times",
     "pause_schedule",
+    "prune",
     "remove",
     "resume_schedule",
     "run_schedule_now",

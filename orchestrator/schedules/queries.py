@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Select, exists, func, literal_column, or_, select
 from sqlalchemy.orm import aliased
 
+from orchestrator.database import db_now
 from orchestrator.ledger.tables import JobRow
 from orchestrator.schedules.models import OccurrenceState
 from orchestrator.schedules.tables import OccurrenceRow, ScheduleRow
@@ -44,6 +45,24 @@ def instants(schedule_id: str, after: datetime, until: datetime) -> Select[datet
     return select(OccurrenceRow.due_at).where(
         OccurrenceRow.schedule_id == schedule_id, OccurrenceRow.due_at > after, OccurrenceRow.due_at <= until
     )
+
+
+def with_old(age: timedelta, limit: int) -> Select[str]:
+    """Schedules with occurrences that may be forgotten; each is one look into the index of the primary key."""
+    oldest = select(OccurrenceRow.due_at).where(OccurrenceRow.schedule_id == ScheduleRow.id, *_is_old(age))
+    return select(ScheduleRow.id).where(oldest.exists()).limit(limit)
+
+
+def old(schedule_id: str, age: timedelta) -> Select[datetime]:
+    """Instants of the schedule that may be forgotten, oldest first."""
+    found = select(OccurrenceRow.due_at).where(OccurrenceRow.schedule_id == schedule_id, *_is_old(age))
+    return found.order_by(OccurrenceRow.due_at)
+
+
+def _is_old(age: timedelta) -> list[ColumnElement[bool]]:
+    # Also decided so long ago: what was late shall be seen for as long as anything else.
+    times = [column <= db_now(-age) for column in (OccurrenceRow.due_at, OccurrenceRow.decided_at)]
+    return [*times, OccurrenceRow.is_open.is_(False), OccurrenceRow.state != OccurrenceState.QUEUED]
 
 
 def is_queued() -> ColumnElement[bool]:

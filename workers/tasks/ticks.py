@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import timedelta
 
 from sqlalchemy.orm import Session
 
-from orchestrator import ledger, meters
+from orchestrator import ledger, meters, schedules
 from orchestrator.database import transact
 from orchestrator.inference_store import blobs
 from orchestrator.inference_store import purge as purging
 from orchestrator.ledger import pulses
 from orchestrator.queues import app
+from orchestrator.settings import settings
 
 
 @app.task(name="ticks.dispatch")
@@ -33,10 +35,14 @@ def reconcile() -> None:
 
 @app.task(name="ticks.purge")
 def purge() -> None:
-    """Remove deleted inferences and blobs that nobody holds any more, and orphans: some seconds' worth of each."""
+    """Remove what nobody needs any more, some seconds' worth of each.
+
+    Deleted inferences and blobs that nobody holds, orphans, and what is told of schedules from long ago.
+    """
     purging.purge()
     purging.remove_blobs()
     blobs.sweep_orphans()
+    schedules.prune(timedelta(days=settings().schedule_history_days))
 
 
 def publish() -> None:
