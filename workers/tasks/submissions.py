@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from celery import Task
 from celery.exceptions import Reject
-from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from orchestrator.bulk_inference.submit import submit_message
@@ -63,16 +63,23 @@ def accept(message_id: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
         # Without a request id a message delivered twice would be two jobs; its own id prevents that.
         return _submit(message, default_request_id=message_id)
     except ApiException as error:
-        request_id = message.get("request_id") if isinstance(message, Mapping) else None
-        log.warning("submission_rejected", message=message_id, reason=error.body)
-        transact(
-            reject,
-            message_id=message_id[:MESSAGE_ID_LENGTH],
-            request_id=request_id if isinstance(request_id, str) else None,
-            reason=error.body,
-            excerpt=repr(message)[:EXCERPT_LENGTH],
-        )
-        return None
+        refuse(message_id, message, error.body)
+    except (DataError, OverflowError, UnicodeEncodeError) as error:
+        refuse(message_id, message, f"a value is none that a database stores: {getattr(error, 'orig', error)}")
+    return None
+
+
+def refuse(message_id: str, message: Any, reason: str) -> None:
+    """Record that a message was refused, and why."""
+    request_id = message.get("request_id") if isinstance(message, Mapping) else None
+    log.warning("submission_rejected", message=message_id, reason=reason)
+    transact(
+        reject,
+        message_id=message_id[:MESSAGE_ID_LENGTH],
+        request_id=request_id if isinstance(request_id, str) else None,
+        reason=reason,
+        excerpt=repr(message)[:EXCERPT_LENGTH],
+    )
 
 
 def _submit(message: Any, default_request_id: str) -> str:

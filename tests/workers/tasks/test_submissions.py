@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from celery.exceptions import Reject
 
+from orchestrator.ledger.submissions import rejections
 from tests.conftest import forget_settings
 from tests.support.bulk_inference import Scene
 from workers.tasks import submissions
+
+if TYPE_CHECKING:
+    from tests.conftest import Database
 
 MESSAGE = {"kind": "bulk_inference", "spec": Scene("project", "dataset", "snapshot", "model").request().model_dump()}
 
@@ -26,3 +32,14 @@ def test_a_message_that_meets_no_database_comes_again(url: str, monkeypatch: pyt
     with pytest.raises(Reject) as rejection:
         submissions.submit(MESSAGE)
     assert rejection.value.requeue
+
+
+@pytest.mark.parametrize("spec", [{"model_id": "nul\0"}, {"model_id": "\udcff"}])
+def test_a_message_with_what_no_database_stores_is_refused_with_the_reason(
+    database: Database, spec: dict[str, object]
+) -> None:
+    assert database.url
+    message = {"kind": "retention", "request_id": "nul\0", "spec": {"retention_policy_id": "policy", **spec}}
+    assert submissions.accept("message", (message,), {}) is None
+    [refused] = rejections()
+    assert (refused.message_id, bool(refused.reason)) == ("message", True)
