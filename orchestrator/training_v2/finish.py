@@ -9,14 +9,15 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from orchestrator import ledger
-from orchestrator.database import transact
+from orchestrator.database import db_now, transact
 from orchestrator.errors import Unavailable
 from orchestrator.ledger import Again, Done, Lease, Outcome, Postponed, UnitState
 from orchestrator.ledger.tables import UnitRow
+from orchestrator.training_v2.fence import set_columns
 from orchestrator.training_v2.lifecycle import end
 from orchestrator.training_v2.models import RunState as State
-from orchestrator.training_v2.runtime import Exited, Gone, Runtime
-from orchestrator.training_v2.step import SOON, Run, look
+from orchestrator.training_v2.runtime import Runtime
+from orchestrator.training_v2.step import SOON, Run, look, lose, observed, written
 from orchestrator.training_v2.tables import TERMINAL, RunRow
 
 
@@ -27,21 +28,27 @@ def finish(lease: Lease, runtimes: Mapping[str, Runtime]) -> Outcome:
         LeaseLost: the unit belongs to another attempt now; nothing was written.
     """
     run = look(lease, runtimes)
-    if run is not None and run.state not in TERMINAL and not lease.payload.get("former_error"):
+    if run is not None and run.state not in TERMINAL and run.row.place and not lease.payload.get("former_error"):
         try:
-            if not _is_cleared(run):
-                return Again(SOON)
+            waits = _clear(run)
         except Unavailable as error:
             return Postponed(f"waiting for the runtime: {error.body}")
+        if waits is not None:
+            return waits
     transact(_end, lease)
     return Done()
 
 
-def _is_cleared(run: Run) -> bool:
-    if run.row.place is None or not run.in_sight:
-        return True  # whoever supervises it is told at its next report
-    run.runtime.terminate(run.name, timedelta())
-    return isinstance(run.runtime.observe([run.name])[0], Exited | Gone)
+def _clear(run: Run) -> Outcome | None:
+    """Have the run's launch ended; None once nothing of it is left."""
+    if run.in_sight:
+        run.runtime.terminate(run.name, timedelta())
+    # Whoever supervises it out of sight hears from the database, as after any other loss or stop.
+    elif run.state is State.JOB_RUNNING:
+        return lose(run, "the run could not be driven")
+    elif run.grace:
+        return written(run, lambda session: set_columns(session, run.row.id, kill_at=db_now()))
+    return None if run.is_cleared(observed(run)) else Again(SOON)
 
 
 def _end(session: Session, lease: Lease) -> None:

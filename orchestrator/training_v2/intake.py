@@ -136,6 +136,8 @@ def discard_checkpoint(run_id: str, launch: int, checkpoint_id: str) -> None:
 def leave(run_id: str, launch: int, exited: Exited) -> State:
     """Say that the trainer has ended, after everything else was reported; returns how the run ended.
 
+    The last word on a launch that was lost is heard until the run is launched again.
+
     Raises:
         StaleLaunch: the launch is over, perhaps because this was said before.
     """
@@ -211,7 +213,7 @@ def _record_progress(session: Session, run_id: str, launch: int, progress: list[
 
 
 def _leave(session: Session, run_id: str, launch: int, exited: Exited) -> State:
-    hold_launch(session, run_id, launch)
+    hold_launch(session, run_id, launch, WRITABLE | {State.JOB_UNKNOWN} if exited.is_last_word else WRITABLE)
     ended = settle_exit(session, run_id, launch, exited)
     if ended is None:
         raise StaleLaunch(run_id, launch)

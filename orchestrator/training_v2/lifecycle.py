@@ -28,7 +28,8 @@ LIFECYCLE = Lifecycle(
         State.JOB_PENDING: ENDS
         | {State.JOB_RUNNING, State.JOB_CREATE_FAILED, State.JOB_UNKNOWN, State.RUN_STOP_REQUESTED},
         State.JOB_RUNNING: ENDS | {State.JOB_UNKNOWN, State.RUN_STOP_REQUESTED},
-        State.JOB_UNKNOWN: frozenset({State.RUN_RESTART_REQUESTED, State.JOB_FAILED, State.RUN_STOP_REQUESTED}),
+        # Until it is launched again, somebody may turn up who knows how its trainer ended.
+        State.JOB_UNKNOWN: ENDS | {State.RUN_RESTART_REQUESTED, State.RUN_STOP_REQUESTED},
         State.RUN_RESTART_REQUESTED: frozenset(
             {State.JOB_SUBMITTED, State.JOB_CREATE_FAILED, State.RUN_STOP_REQUESTED}
         ),

@@ -7,7 +7,7 @@ workers that were killed half-way and by others after them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -58,14 +58,21 @@ class Alive:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """Its trainer has ended, and no process of it is left, its supervisor's neither: that may still have to report.
+    """Its trainer has ended, and no process of it is left but for its supervisor, which may still have to report.
 
     `signalled`: it ended because it was told to, by SIGTERM or SIGKILL of the runtime.
+    `stored`: everything that it reported is known to be stored.
     """
 
     code: int
     signalled: bool = False
     reason: str = ""
+    stored: bool = field(default=False, compare=False)
+
+    @property
+    def is_last_word(self) -> bool:
+        """Whether it says all there is to say of a launch, also of one that was given up meanwhile."""
+        return self.stored and not self.signalled
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +93,7 @@ class Runtime(Protocol):
 
     @property
     def place(self) -> str:
-        """Where this worker's launches go: a host, or a cluster and namespace."""
+        """Where this worker's launches go, and no others do: a host, or a cluster and namespace."""
 
     @property
     def capacity(self) -> Demand | None:

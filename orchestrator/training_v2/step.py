@@ -86,9 +86,20 @@ class Run:
         return max(timedelta(), self.row.kill_at - self.now) if self.row.kill_at else timedelta()
 
     def silent_for(self, seconds: float) -> bool:
-        """Whether its trainer has given no sign of life for so long."""
-        since = self.row.heartbeat_at or self.row.status_updated_at
+        """Whether its trainer has given no sign of life for so long, since the run came to stand where it stands."""
+        since = max(self.row.heartbeat_at or self.row.status_updated_at, self.row.status_updated_at)
         return self.now - since > timedelta(seconds=seconds)
+
+    def is_cleared(self, seen: Observation) -> bool:
+        """Whether nothing can be left of a launch that must end, as it is seen now.
+
+        Out of sight its supervisor ends it as soon as it hears of that, or has heard nothing for as long as it takes
+        us to give it up. It has twice that time, so that it is dead before another launch begins; and so that who can
+        see it has the time to say how it ended, after the database was away from all of us.
+        """
+        if isinstance(seen, OutOfSight):
+            return self.silent_for(2 * settings().training_heartbeat_seconds)
+        return isinstance(seen, Exited | Gone)
 
 
 def step(lease: Lease, runtimes: Mapping[str, Runtime]) -> Outcome:
@@ -167,14 +178,13 @@ def watch_over(run: Run) -> Outcome:
 
 def recover(run: Run) -> Outcome:
     """Make sure that nothing is left of a launch that was lost, then launch anew, or give up."""
-    patience = settings().training_heartbeat_seconds
     if run.in_sight:
         run.runtime.terminate(run.name, timedelta())
-        if not isinstance(observed(run), Exited | Gone):
-            return Again(SOON)
-    elif not run.silent_for(2 * patience):
-        # Its supervisor ends it when it cannot tell us for as long as it takes us to give it up.
-        return Again(patience)
+    seen = observed(run)
+    if isinstance(seen, Exited) and seen.is_last_word:
+        return accept_exit(run, seen)
+    if not run.is_cleared(seen):
+        return Again(SOON if run.in_sight else settings().training_heartbeat_seconds / 3)
     if run.row.restarts >= settings().training_restarts:
         return conclude(run, State.JOB_FAILED, f"{run.row.message}; launched again {run.row.restarts} times already")
     following, restarts = run.row.launch + 1, run.row.restarts + 1
@@ -207,8 +217,7 @@ def await_end(run: Run) -> Outcome:
     seen = observed(run)
     if isinstance(seen, Exited):
         return accept_exit(run, seen)
-    silent = not run.grace and run.silent_for(settings().training_heartbeat_seconds)
-    if isinstance(seen, Gone) or (isinstance(seen, OutOfSight) and silent):
+    if run.is_cleared(seen) and not (isinstance(seen, OutOfSight) and run.grace):
         return conclude(run, State.JOB_TERMINATED, "stopped by request")
     return Again(SOON)
 

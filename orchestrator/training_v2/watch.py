@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -14,7 +15,8 @@ from orchestrator import ledger
 from orchestrator.database import db_now, reading, transact
 from orchestrator.errors import Unavailable
 from orchestrator.settings import settings
-from orchestrator.training_v2 import checkpoint_files, steering
+from orchestrator.training_v2 import checkpoint_files, intake, steering
+from orchestrator.training_v2.exceptions import StaleLaunch
 from orchestrator.training_v2.models import RunState as State
 from orchestrator.training_v2.runtime import Exited, Gone, LaunchName, Runtime
 from orchestrator.training_v2.tables import INCOMPLETE, CheckpointRow, RunRow
@@ -23,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 #: States in which a launch may end, or fall silent, while its step sleeps.
 WATCHED = (State.JOB_SUBMITTED, State.JOB_RUNNING)
+#: States in which it matters how a launch ended.
+LOOKED_AT = (*WATCHED, State.JOB_UNKNOWN)
 #: Incomplete checkpoints that one sweep gives up.
 BATCH = 100
 
@@ -39,16 +43,22 @@ def watch(runtimes: Mapping[str, Runtime]) -> Watched:
     """Look at every live run once; any number of workers may, at any time."""
     with reading() as session:
         timeout = timedelta(seconds=settings().training_heartbeat_seconds)
+        silent = (RunRow.heartbeat_at < db_now(-timeout)).label("silent")
         live = session.execute(
-            select(RunRow.id, RunRow.launch, RunRow.place, RunRow.runtime, RunRow.heartbeat_at < db_now(-timeout))
-            .where(RunRow.finished_at.is_(None), RunRow.state.in_(WATCHED), RunRow.place.is_not(None))
+            select(RunRow.id, RunRow.launch, RunRow.place, RunRow.runtime, RunRow.state, silent)
+            .where(RunRow.finished_at.is_(None), RunRow.state.in_(LOOKED_AT), RunRow.place.is_not(None))
             .order_by(RunRow.id)
         ).all()
-    news = {run_id for run_id, _, _, _, silent in live if silent}
+    news = {run.id for run in live if run.silent}
+    # Their steps come back by themselves, and may be taken where nobody can see how the launch ended.
+    lost = {run.id for run in live if run.state == State.JOB_UNKNOWN}
     for name, runtime in runtimes.items():
-        mine = [LaunchName(row[0], row[1], runtime.place) for row in live if row[2:4] == (runtime.place, name)]
-        news.update(_ended(runtime, mine))
-    woken = transact(ledger.wake, sorted(news)) if news else 0
+        for launch, end in _ended(runtime, [(run.id, run.launch, run.place) for run in live if run.runtime == name]):
+            news.add(launch.run_id)
+            if launch.run_id in lost and isinstance(end, Exited) and end.is_last_word:
+                with suppress(StaleLaunch):
+                    intake.leave(launch.run_id, launch.number, end)
+    woken = transact(ledger.wake, sorted(news - lost)) if news - lost else 0
     if woken:
         ledger.nudge()
     return Watched(len(live), woken)
@@ -60,15 +70,16 @@ def sweep() -> int:
     return doomed + checkpoint_files.sweep_doomed() + steering.sweep_deleted()
 
 
-def _ended(runtime: Runtime, launches: Sequence[LaunchName]) -> list[str]:
-    if not launches:
-        return []
+def _ended(runtime: Runtime, runs: Sequence[tuple[str, int, str | None]]) -> list[tuple[LaunchName, Exited | Gone]]:
+    """The launches at the runtime's place that have ended, and how."""
     try:
-        seen = runtime.observe(launches)
+        place = runtime.place
+        launches = [LaunchName(run_id, number, place) for run_id, number, where in runs if where == place]
+        seen = runtime.observe(launches) if launches else []
     except Unavailable as error:
-        log.warning("runtime_away", place=runtime.place, error=error.body)
+        log.warning("runtime_away", error=error.body)
         return []
-    return [launch.run_id for launch, one in zip(launches, seen, strict=True) if isinstance(one, Exited | Gone)]
+    return [(launch, end) for launch, end in zip(launches, seen, strict=True) if isinstance(end, Exited | Gone)]
 
 
 def _doom_abandoned(session: Session) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import textwrap
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -26,6 +28,7 @@ from orchestrator.training_v2.tables import TERMINAL
 from tests.support.processes import wait_until
 from tests.support.training import Scene, due_unit, row, state
 from workers.runtimes.folder import LaunchFolder
+from workers.runtimes.identity import find
 from workers.runtimes.local import LocalRuntime
 from workers.runtimes.processes import kill_with_supervisor
 
@@ -109,8 +112,9 @@ class Stage:
         return self.runtime.observe([self.name(run_id)])[0]
 
     def is_cleared(self, run_id: str) -> bool:
-        """Whether the runtime sees nothing of it any more."""
-        return not isinstance(self.seen(run_id), Alive)
+        """Whether the runtime sees nothing of it any more, and its supervisor has gone."""
+        supervisor = self.folder(run_id).supervisor
+        return not isinstance(self.seen(run_id), Alive) and (supervisor is None or find(supervisor) is None)
 
     def wait_cleared(self, run_id: str, *, within: float = 30.0) -> None:
         """Wait until that is so."""
@@ -143,10 +147,22 @@ class Stage:
             launch = LaunchName(run_id, int(number), self.runtime.place)
             supervisor = LaunchFolder(path).supervisor
             is_test = supervisor is not None and supervisor.pid == os.getpid()
-            if not is_test and isinstance(self.runtime.observe([launch])[0], Alive):
+            is_alive = supervisor is not None and find(supervisor) is not None
+            if not is_test and (is_alive or isinstance(self.runtime.observe([launch])[0], Alive)):
                 self.runtime.terminate(launch, timedelta())
                 kill_with_supervisor(self.runtime._marks(launch), within=10)
             LaunchFolder(path).drop_short_path()
+
+
+@contextmanager
+def left_behind(run_id: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of the run's first launch that has lost its supervisor."""
+    process = subprocess.Popen(["sleep", "600"], env={**os.environ, RUN_ID: run_id, LAUNCH: "1"})
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def named(process: psutil.Process) -> dict[str, str]:

@@ -212,9 +212,10 @@ def history(run_id: str) -> list[str]:
 
 
 def fall_silent(run_id: str, since: timedelta = FOREVER) -> None:
-    """Let the run's last sign of life be so long ago."""
+    """Let the run's last sign of life, and whatever happened to it, be so long ago."""
+    then = db_now(-since)
     with writing() as session:
-        session.execute(update(RunRow).where(RunRow.id == run_id).values(heartbeat_at=db_now(-since)))
+        session.execute(update(RunRow).where(RunRow.id == run_id).values(heartbeat_at=then, status_updated_at=then))
 
 
 def is_asleep(outcome: Outcome) -> bool:

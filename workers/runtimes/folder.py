@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from workers.runtimes.identity import ProcessId, boot_id
 ORDER, CLAIM, TRAINER, OUTCOME, LINK = "launch.json", "claim.json", "trainer.json", "outcome.json", "link.json"
 #: What a request to end is called, before the instant on `uptime`'s clock, in milliseconds, that is the end.
 END = "end-"
+#: The name of a folder of launches, in it.
+NAME = "name.json"
 #: What supervisors print.
 LOG = "supervisor.log"
 #: Of two ends that are as close together, in seconds, the first stands for both.
@@ -42,8 +45,8 @@ class LaunchFolder:
             OSError: it cannot be written.
         """
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._replace(self.path / "config.json", config)
-        self._replace(self.path / ORDER, order)
+        _replace(self.path / "config.json", config)
+        _replace(self.path / ORDER, order)
 
     @property
     def order(self) -> dict[str, Any]:
@@ -57,14 +60,13 @@ class LaunchFolder:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.is_claimed:
             return False  # also on a disk that is full
-        draft = self._draft(_of(owner))
-        try:
-            os.link(draft, self.path / CLAIM)
-        except FileExistsError:
-            return False
-        finally:
-            draft.unlink()
-        return True
+        return _create(self.path / CLAIM, _of(owner))
+
+    @property
+    def owner(self) -> str | None:
+        """Whose launch it is, as its order says; None if nothing was ordered."""
+        order = _read(self.path / ORDER)
+        return None if order is None else str(order["owner"])
 
     @property
     def is_ours(self) -> bool:
@@ -88,7 +90,12 @@ class LaunchFolder:
 
     def note_trainer(self, trainer: ProcessId) -> None:
         """Keep who the trainer is."""
-        self._replace(self.path / TRAINER, _of(trainer))
+        _replace(self.path / TRAINER, _of(trainer))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has an outcome."""
+        return (self.path / OUTCOME).exists()
 
     @property
     def outcome(self) -> dict[str, Any] | None:
@@ -97,7 +104,7 @@ class LaunchFolder:
 
     def note_outcome(self, **outcome: Any) -> None:
         """Keep how the trainer ended."""
-        self._replace(self.path / OUTCOME, outcome)
+        _replace(self.path / OUTCOME, outcome)
 
     def request_end(self, at: float) -> float:
         """Ask the supervisor to have ended its trainer by `at`, on `uptime`'s clock; returns the earliest request."""
@@ -119,7 +126,7 @@ class LaunchFolder:
         if len(os.fsencode(self.path)) <= SOCKET_PATH:
             return self.path
         link = Path(tempfile.mkdtemp(prefix="orchestrator-")) / "run"
-        self._replace(self.path / LINK, {"path": str(link)})
+        _replace(self.path / LINK, {"path": str(link)})
         link.symlink_to(self.path)
         return link
 
@@ -132,17 +139,48 @@ class LaunchFolder:
                 link.unlink(missing_ok=True)
                 link.parent.rmdir()
 
-    def _replace(self, path: Path, value: Mapping[str, Any]) -> None:
-        self._draft(value).replace(path)
 
-    def _draft(self, value: Mapping[str, Any]) -> Path:
-        descriptor, name = tempfile.mkstemp(prefix=".draft-", dir=self.path)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(value, file)
-            # A record that a power cut left empty would be no record for ever.
-            file.flush()
-            os.fsync(descriptor)
-        return Path(name)
+def name_of(root: Path) -> str:
+    """What tells a folder of launches from any other that has the same path, on another host or in another container.
+
+    Whoever asks first makes it up.
+
+    Raises:
+        OSError: there is none, and none can be written.
+    """
+    record = _read(root / NAME)
+    if record is None:
+        root.mkdir(parents=True, exist_ok=True)
+        _create(root / NAME, {"name": uuid.uuid4().hex})
+        record = _read(root / NAME)
+    assert record is not None, "nobody removes it"
+    return str(record["name"])
+
+
+def _create(path: Path, value: Mapping[str, Any]) -> bool:
+    """Write a record that is never replaced; says whether there was none."""
+    draft = _draft(path.parent, value)
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink()
+    return True
+
+
+def _replace(path: Path, value: Mapping[str, Any]) -> None:
+    _draft(path.parent, value).replace(path)
+
+
+def _draft(folder: Path, value: Mapping[str, Any]) -> Path:
+    descriptor, name = tempfile.mkstemp(prefix=".draft-", dir=folder)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(value, file)
+        # A record that a power cut left empty would be no record for ever.
+        file.flush()
+        os.fsync(descriptor)
+    return Path(name)
 
 
 def _of(process: ProcessId | None) -> dict[str, Any]:

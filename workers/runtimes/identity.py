@@ -64,6 +64,15 @@ def find(process: ProcessId) -> Standing | None:
 
 
 @cache
+def process_namespace() -> str:
+    """What names the set of processes that can be seen from here, such as a container's; empty where nothing does."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+@cache
 def boot_id() -> str:
     """What names the time since the host was started; empty where nothing does."""
     try:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import psutil
 
+from orchestrator.database.urls import without_secrets
 from orchestrator.errors import Unavailable
 from orchestrator.settings import settings
 from orchestrator.training_v2.quantities import Demand, parse_quantity
@@ -38,8 +39,8 @@ from orchestrator.training_v2.runtime import (
     job_id,
 )
 from workers.runtimes import processes
-from workers.runtimes.folder import LOG, LaunchFolder
-from workers.runtimes.identity import boot_id, find, uptime
+from workers.runtimes.folder import LOG, LaunchFolder, name_of
+from workers.runtimes.identity import boot_id, find, process_namespace, uptime
 from workers.runtimes.limits import host_cores
 from workers.runtimes.processes import Marks
 from workers.runtimes.signals import REQUEST
@@ -52,8 +53,8 @@ STARTED = 30.0
 LINGER = 10.0
 #: Seconds in which killed processes have gone.
 KILLED = 2.0
-#: Characters of a place.
-PLACE = 200
+#: Characters of a place, before what tells it from others that are called the same.
+PLACE = 180
 
 
 class LocalRuntime:
@@ -66,10 +67,18 @@ class LocalRuntime:
 
     @property
     def place(self) -> str:
-        """This host and the folder."""
+        """This host and the folder; two containers, or two hosts, may call both of them the same.
+
+        Raises:
+            Unavailable: the folder cannot be read or written now.
+        """
         place = f"{socket.gethostname()}:{self.root}"
-        digest = hashlib.sha256(place.encode()).hexdigest()[:16]
-        return place if len(place) <= PLACE else f"{place[: PLACE - len(digest) - 1]} {digest}"
+        return f"{place[:PLACE]} {_digest(place, self._folder_name(), process_namespace())}"
+
+    @property
+    def owner(self) -> str:
+        """What tells launches of ours from those of others who have the same folder: containers, databases."""
+        return _digest(self.place, without_secrets(settings().sqlalchemy_url))
 
     @property
     def capacity(self) -> Demand:
@@ -96,7 +105,8 @@ class LocalRuntime:
 
     def observe(self, launches: Sequence[LaunchName]) -> Sequence[Observation]:
         """How the launches fare; what has outlived its supervisor is killed, since nobody else would."""
-        seen = [self._glance(launch) for launch in launches]
+        place = self.place
+        seen = [self._glance(launch) if launch.place == place else OutOfSight() for launch in launches]
         lost = [launch for launch, one in zip(launches, seen, strict=True) if one is None]
         left = processes.members([self._marks(launch) for launch in lost]) if lost else []
         rest = iter([Alive() if processes.strike(found) else Gone() for found in left])
@@ -125,22 +135,31 @@ class LocalRuntime:
 
     def _glance(self, launch: LaunchName) -> Observation | None:
         """How a launch fares; None if its supervisor has died without a word, and may have left something behind."""
-        if launch.place != self.place:
-            return OutOfSight()
         folder = self._folder(launch)
         supervisor = folder.supervisor
         if supervisor is None:
             return Gone()
-        if find(supervisor) is not None:
-            return Alive()
+        is_alive = find(supervisor) is not None
+        # Looked for last: whoever is found dead has left it before. And it counts also as long as he lives: it may be
+        # that he cannot tell the database.
         outcome = folder.outcome
-        if outcome is None:
-            return None if supervisor.boot == boot_id() else Gone()
-        return Exited(**outcome) if "code" in outcome else Gone()
+        if outcome is not None:
+            return Exited(**outcome) if "code" in outcome else Gone()
+        if is_alive:
+            return Alive()
+        return None if supervisor.boot == boot_id() else Gone()
 
     def _marks(self, launch: LaunchName) -> Marks:
         folder = self._folder(launch)
         return Marks(launch.run_id, launch.number, folder.supervisor, folder.trainer)
+
+    def _folder_name(self) -> str:
+        try:
+            return name_of(self.root)
+        except OSError as error:
+            if error.errno in PASSING:
+                raise Unavailable(f"the folder of the launches cannot be used now: {error}") from error
+            return ""  # whatever is launched here is refused for the same reason, and its run says so
 
     def _folder(self, launch: LaunchName) -> LaunchFolder:
         return LaunchFolder(self.root / job_id(launch.run_id, launch.number))
@@ -152,6 +171,7 @@ class LocalRuntime:
             "command": command_of(launch),
             "cpu": str(launch.demand.cpu),
             "memory": launch.demand.memory,
+            "owner": self.owner,
         }
         try:
             folder.prepare(order, launch.config)
@@ -197,6 +217,10 @@ def _start_supervisor(folder: LaunchFolder) -> None:
         raise Unavailable(f"no supervisor could be started: {error}") from error
     if not folder.is_claimed:
         raise Unavailable(f"no supervisor could be started: see {folder.path / LOG}")
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def _host_memory() -> int:

@@ -91,8 +91,7 @@ class Supervision:
         self.reports.open()
         self.liaison.start()
         exited = self._train()
-        is_whole = self.reports.close(PATIENCE)
-        self._leave(exited if is_whole else self._incomplete(exited))
+        self._leave(replace(exited, stored=True) if self.reports.close(PATIENCE) else self._incomplete(exited))
         self.liaison.stop()
         for name in ("checkpoints", "loaded"):
             shutil.rmtree(self.folder.path / name, ignore_errors=True)
@@ -162,12 +161,18 @@ class Supervision:
             return replace(self.ending, code=code)
         if code == -signal.SIGTERM:
             # When a host shuts down everybody is told at once, and the trainer may be the first to hear it.
-            self.signals.wait(SAME_TIME)
+            self._await_sigterm(SAME_TIME)
         if signal.SIGTERM in self.signals.caught:
             return Exited(code, signalled=True, reason="its supervisor was told to end")
         if code == -signal.SIGKILL and self.folder.end is not None:
             return Exited(code, signalled=True, reason="it was told to end")
         return Exited(code, reason=f"its trainer was ended by {signal.Signals(-code).name}" if code < 0 else "")
+
+    def _await_sigterm(self, seconds: float) -> None:
+        deadline = uptime() + seconds
+        # Children of the trainer that end at the same time wake us, too.
+        while signal.SIGTERM not in self.signals.caught and (left := deadline - uptime()) > 0:
+            self.signals.wait(left)
 
     def _incomplete(self, exited: Exited) -> Exited:
         """The end of a trainer of whose reports some are lost: as if it had been ended, so that it trains again."""

@@ -79,12 +79,14 @@ class Trainer:
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL to it and to all that it has started, until nothing is left."""
+        """SIGKILL to it and to all that it has started, until nothing is left that may be killed."""
         if self.code is None:
             self._signal(signal.SIGKILL)
         while not processes.kill(self.marks, within=KILLED, reap=self.reap):
             pass
-        self.reap()
+        if self.reap() is None and look(self._process.pid) is not None:
+            # It has become another user's, who alone can end it: nobody is to wait for that.
+            self.code = self._process.returncode = -signal.SIGKILL
 
     @property
     def marks(self) -> Marks:

@@ -11,7 +11,8 @@ from orchestrator.training_v2 import watch
 from orchestrator.training_v2.submit import KIND
 from workers.runtimes import runtimes
 from workers.runtimes.kubernetes import KubernetesRuntime
-from workers.runtimes.tidy import tidy
+from workers.runtimes.local import LocalRuntime
+from workers.runtimes.tidy import sweep, tidy
 from workers.unit import unit
 
 
@@ -29,13 +30,16 @@ def finish(lease: Lease) -> Outcome:
 
 @app.task(name="ticks.training")
 def tick() -> None:
-    """Look at all live runs that are in sight from here."""
+    """Look at all live runs that are in sight from here, and at what lives on of others."""
     transact(pulses.beat, "tick:training", {})
     watch.watch(runtimes())
+    for runtime in runtimes().values():
+        if isinstance(runtime, LocalRuntime):
+            sweep(runtime)
 
 
 @app.task(name="ticks.checkpoints")
-def sweep() -> None:
+def clear() -> None:
     """Remove deleted runs and checkpoints, what nobody will complete any more, and what is left of launches of old."""
     watch.sweep()
     tidy()

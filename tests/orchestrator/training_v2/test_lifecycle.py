@@ -91,20 +91,22 @@ class RunMachine(RuleBasedStateMachine):
         ):
             self.position[launch] = position + 1
 
-    @rule(launch=st.integers(1, 4), code=st.sampled_from([0, 1]), signalled=st.booleans())
-    def leave(self, launch: int, code: int, signalled: bool) -> None:
-        """A trainer ends, and its supervisor says so."""
-        exited = Exited(code, signalled)
+    @rule(launch=st.integers(1, 4), code=st.sampled_from([0, 1]), signalled=st.booleans(), stored=st.booleans())
+    def leave(self, launch: int, code: int, signalled: bool, stored: bool) -> None:
+        """A trainer ends, and its supervisor says so; the last word counts also if the launch was lost meanwhile."""
+        exited = Exited(code, signalled, stored=stored)
         stopping = state(self.run_id) in STOPPING
         trainer = self.runtime.trainers.get((self.run_id, launch))
         if trainer is not None:
             trainer.seen = exited
-        if self._reports(lambda: intake.leave(self.run_id, launch, exited), allowed=self._counts(launch)):
+        found = launch == row(self.run_id).launch and state(self.run_id) is RunState.JOB_UNKNOWN
+        allowed = self._counts(launch) or (found and stored and not signalled)
+        if self._reports(lambda: intake.leave(self.run_id, launch, exited), allowed=allowed):
             natural = RunState.JOB_FAILED if code else RunState.JOB_COMPLETED
             told = RunState.JOB_TERMINATED if stopping else RunState.JOB_UNKNOWN
             assert state(self.run_id) is (told if signalled else natural)
 
-    @rule(seen=st.sampled_from([Gone(), Exited(0), Exited(2), Exited(-9, signalled=True)]))
+    @rule(seen=st.sampled_from([Gone(), Exited(0), Exited(0, stored=True), Exited(2), Exited(-9, signalled=True)]))
     def die(self, seen: Gone | Exited) -> None:
         """The current trainer dies without a word."""
         trainer = self.runtime.trainers.get((self.run_id, row(self.run_id).launch))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
+import psutil
 import pytest
 
 from orchestrator.errors import Unavailable
@@ -19,8 +23,9 @@ from orchestrator.training_v2 import Resources, RunState
 from orchestrator.training_v2.models import RunState as State
 from orchestrator.training_v2.quantities import demand_of
 from orchestrator.training_v2.runtime import Alive, Exited, Gone, Launch, LaunchName, LaunchRefused, OutOfSight
+from orchestrator.training_v2.watch import watch
 from tests.conftest import forget_settings
-from tests.support.local_runs import TINY, Stage, is_running
+from tests.support.local_runs import TINY, Stage, is_running, left_behind
 from tests.support.processes import wait_until
 from tests.support.training import history, row, state
 from tests.workers.runtimes.contract import NewLaunch, RuntimeContract
@@ -106,7 +111,7 @@ def test_what_can_never_be_started_is_refused(stage: Stage, command: list[str] |
     with pytest.raises(LaunchRefused, match=reason):
         stage.runtime.submit(launch)
     assert stage.runtime.observe([launch]) == [Gone()]
-    assert not stage.runtime.root.exists()
+    assert not list(stage.runtime.root.glob("run-*"))
 
 
 @on_sqlite
@@ -223,3 +228,52 @@ def test_a_run_goes_on_under_its_supervisor_when_it_is_observed_by_another_runti
     run_id = stage.start()
     assert LocalRuntime().observe([stage.name(run_id)]) == [Alive()]
     assert state(run_id) is RunState.JOB_RUNNING
+
+
+@on_sqlite
+def test_the_same_path_on_another_host_or_in_another_container_is_another_place(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime, here_ = stage.runtime, stage.runtime.place
+    assert LocalRuntime().place == here_
+    name = LaunchName("run", 1, here_)
+    LaunchFolder(runtime.root / "run-1").claim(here())
+    with monkeypatch.context() as patched:
+        patched.setattr("workers.runtimes.local.process_namespace", lambda: "a container's")
+        assert runtime.observe([name]) == [OutOfSight()]
+    runtime.root.rename(runtime.root.with_name("of another host"))
+    assert runtime.observe([name]) == [OutOfSight()]
+    assert runtime.place != here_
+
+
+@on_sqlite
+def test_a_full_disk_without_a_name_yet_is_waited_for(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "mkstemp", Mock(side_effect=OSError(errno.ENOSPC, "no space left")))
+    with pytest.raises(Unavailable, match="no space left"):
+        _ = stage.runtime.place
+    run_id = stage.create()
+    stage.step(run_id)
+    assert stage.step(run_id) is RunState.JOB_CREATED
+    assert watch({"local": stage.runtime}).live == 0
+
+
+@on_sqlite
+def test_how_a_trainer_ended_is_seen_although_its_supervisor_cannot_tell_the_database(stage: Stage) -> None:
+    folder = LaunchFolder(stage.runtime.root / "run-1")
+    folder.claim(here())
+    folder.note_outcome(code=0, stored=True)
+    (seen,) = stage.runtime.observe([LaunchName("run", 1, stage.runtime.place)])
+    assert isinstance(seen, Exited)
+    assert seen.is_last_word
+
+
+@on_sqlite
+def test_nothing_waits_for_processes_that_nobody_here_may_kill(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    LaunchFolder(stage.runtime.root / "run-1").claim(here()._replace(start=1))
+    name = LaunchName("run", 1, stage.runtime.place)
+    with left_behind("run"):
+        with monkeypatch.context() as patched:
+            patched.setattr(psutil.Process, "kill", Mock(side_effect=psutil.AccessDenied))
+            assert stage.runtime.observe([name]) == [Gone()]
+        assert stage.runtime.observe([name]) == [Alive()]  # it is killed
+    assert stage.runtime.observe([name]) == [Gone()]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import stat
 import struct
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import text
@@ -24,7 +27,7 @@ from orchestrator.training_v2.runner import wire
 from tests.support.processes import wait_until
 from tests.support.trainers import Supervised, supervised
 from tests.support.training import StageRuntime, fall_silent, row, running, set_scene, take_step
-from workers.runtimes.reports import measurements, output
+from workers.runtimes.reports import measurements, output, reports
 
 #: What a trainer might send that does not use the library, or a broken one.
 RUBBISH = [
@@ -333,3 +336,34 @@ def test_a_process_that_keeps_the_pipe_open_does_not_keep_the_supervisor(ours: S
     os.close(writes)
     wait_until(lambda: not any(thread.name == "output" for thread in threading.enumerate()), "the pipe is closed")
     assert ours.log() == "so far"
+
+
+@on_one
+def test_who_connects_while_no_descriptor_is_free_is_served_once_there_is_one(
+    ours: Supervised, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept = threading.Event()
+
+    def sleep(_seconds: float) -> None:
+        slept.set()
+        time.sleep(0.01)
+
+    monkeypatch.setattr(reports, "time", SimpleNamespace(sleep=sleep))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client, no_descriptors():
+        client.connect(str(ours.folder / wire.SOCKET))
+        assert slept.wait(10)
+    ours.run("runner.save_metric('loss', 0.5, 1)")
+    assert row(ours.run_id).metrics_seen == 1
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """A process that can open nothing more."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)  # the lowest
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
