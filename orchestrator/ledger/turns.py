@@ -17,7 +17,9 @@ from orchestrator.ledger import queries
 from orchestrator.ledger.fairness import share_at_work
 from orchestrator.ledger.lifecycle import UnitState
 from orchestrator.ledger.models import Lease
+from orchestrator.ledger.pulses import SILENCE, pulses
 from orchestrator.ledger.tables import UnitRow
+from orchestrator.queues import UNIT_QUEUES
 
 #: What has been in the broker for less is about to be claimed: there is a worker free.
 NOTICEABLE = timedelta(seconds=0.25)
@@ -56,16 +58,24 @@ def whose_turn(unit_id: str) -> str:
 def gives_way(session: Session, lease: Lease) -> bool:
     """Whether a project waits that, with one unit more, has no greater share of the workers than the lease's now.
 
-    On whatever queue: its plan may wait for the slot in which this unit infers.
+    On whatever queue the same workers serve: its plan may wait for the slot in which this unit infers.
     """
-    waiting = _counts(session, queries.published_by_project(age=NOTICEABLE))
-    waiting.pop(lease.project_id, None)
-    if not waiting:
+    published = queries.published_by_project(age=NOTICEABLE)
+    if not _counts(session, published).keys() - {lease.project_id}:
         return False
-    busy = _counts(session, queries.leased_by_project())
+    here = UnitRow.queue.in_(_served_beside(session, lease.queue))
+    waiting = _counts(session, published.where(here))
+    waiting.pop(lease.project_id, None)
+    busy = _counts(session, queries.leased_by_project().where(here))
     weights = _counts(session, queries.weights([*waiting, lease.project_id]))
     mine = share_at_work(busy, weights, lease.project_id)
     return any(share_at_work(busy, weights, name, 1) <= mine for name in waiting)
+
+
+def _served_beside(session: Session, queue: str) -> set[str]:
+    """The queues that workers of `queue` serve; every queue as long as none of them has announced itself."""
+    served = (worker.details.get("queues", ()) for worker in pulses(session, "worker:") if worker.age <= SILENCE)
+    return {name for queues in served if queue in queues for name in queues} or {name.value for name in UNIT_QUEUES}
 
 
 def _counts(session: Session, statement: Select[str, int]) -> dict[str, int]:

@@ -7,6 +7,7 @@ import pytest
 from orchestrator import ledger
 from orchestrator.database import reading, transact
 from orchestrator.ledger import Lease
+from orchestrator.ledger.pulses import beat
 from orchestrator.queues import QueueName
 from orchestrator.settings import settings
 from tests.support.ledger import Wire, claimed, one_unit, open_job, published_long_ago, settle, unit_ids
@@ -121,4 +122,16 @@ def test_a_unit_that_infers_gives_way_to_another_project_s_plan() -> None:
     plan = one_unit(project="small", queue=QueueName.PLANNING)
     ledger.dispatch(Wire())
     published_long_ago(plan)
+    assert gives_way(running)
+
+
+def test_a_unit_gives_way_to_what_its_own_workers_serve_and_to_nothing_else() -> None:
+    """Its slot would be of no use to an export whose workers are others, or are not there."""
+    transact(beat, "worker:one", {"queues": ["inference", "planning"]})
+    running = claimed(one_unit(project="large"))
+    export = one_unit(project="small", queue=QueueName.EXPORTS)
+    ledger.dispatch(Wire())
+    published_long_ago(export)
+    assert not gives_way(running)
+    transact(beat, "worker:two", {"queues": ["exports", "inference"]})
     assert gives_way(running)
