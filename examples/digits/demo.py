@@ -31,7 +31,8 @@ from orchestrator.bulk_inference.job import (
     wait_for_bulk_inference_job,
 )
 from orchestrator.bulk_inference.models import JobDetails, NewBulkInferenceJobRequest, ProgressState
-from orchestrator.cli.watch import watch
+from orchestrator.cli.bulk_inference_watch import WatchedJob
+from orchestrator.cli.watch import follow
 from orchestrator.logs import configure_logging
 from orchestrator.registry.models import Model, Project, Snapshot
 from orchestrator.settings import settings
@@ -172,7 +173,7 @@ def submit(model: Model, snapshot: Snapshot) -> str:
 
 def show(job_id: str) -> JobDetails:
     """Watch the job as `orchestrator bulk-inference watch` does, then look at it once more."""
-    watch(job_id)
+    follow(WatchedJob(job_id))
     return wait_for_bulk_inference_job(job_id, timeout=timedelta(seconds=PATIENCE))
 
 

@@ -8,7 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from examples.digits.train import NETWORK
-from orchestrator.cli.run_watch import watch
+from orchestrator.cli.run_watch import WatchedRun
+from orchestrator.cli.watch import follow
 from orchestrator.training_v2 import (
     Checkpoint,
     Resources,
@@ -51,7 +52,7 @@ def train(project_id: str, data: Path, *, quietly: bool) -> tuple[Trained, Check
     )
     started = time.monotonic()
     if not quietly:
-        watch(run_id, tag="accuracy")
+        follow(WatchedRun(run_id, tag="accuracy"))
     run = wait_for(run_id)
     if run.status != "job_completed":
         raise SystemExit(f"the run ended {run.status}: see `orchestrator run logs {run_id}`")

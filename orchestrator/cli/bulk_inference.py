@@ -10,6 +10,7 @@ from rich.text import Text
 from orchestrator.bulk_inference import job as jobs
 from orchestrator.bulk_inference.models import JobDetails, NewBulkInferenceJobRequest, ProgressState, SubmitOptions
 from orchestrator.bulk_inference.submit import check
+from orchestrator.cli.bulk_inference_watch import WatchedJob
 from orchestrator.cli.guard import NeedsDatabase, complain
 from orchestrator.cli.names import find_dataset, find_model, find_snapshot
 from orchestrator.cli.output import (
@@ -25,7 +26,7 @@ from orchestrator.cli.output import (
     print_table,
     state,
 )
-from orchestrator.cli.watch import watch as watch_job
+from orchestrator.cli.watch import follow
 from orchestrator.errors import Unavailable
 from orchestrator.queues import CeleryPublisher, QueueName
 from orchestrator.registry.models import Snapshot
@@ -78,7 +79,7 @@ def submit(
     if watch:
         if not as_json:
             console().print(Text(f"Job {job_id}", style="bold"))
-        raise typer.Exit(watch_job(job_id, as_json=as_json))
+        raise typer.Exit(follow(WatchedJob(job_id), as_json=as_json))
     _print(job_id, as_json)
 
 
@@ -115,7 +116,7 @@ def watch(
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON whenever something changes.")] = False,
 ) -> None:
     """Show progress until the job ends; exit code 0 if it succeeded, 1 if not."""
-    raise typer.Exit(watch_job(job, as_json=as_json))
+    raise typer.Exit(follow(WatchedJob(job), as_json=as_json))
 
 
 @app.command("abort", cls=NeedsDatabase)

@@ -10,8 +10,7 @@ import orjson
 import typer
 from rich.text import Text
 
-from orchestrator.cli.export_watch import counts, downloading, summary
-from orchestrator.cli.export_watch import watch as watch_task
+from orchestrator.cli.export_watch import WatchedExport, counts, downloading, summary
 from orchestrator.cli.guard import NeedsDatabase
 from orchestrator.cli.names import find_store_model
 from orchestrator.cli.output import (
@@ -26,6 +25,7 @@ from orchestrator.cli.output import (
     print_table,
     state,
 )
+from orchestrator.cli.watch import follow
 from orchestrator.errors import Conflict, InvalidRequest
 from orchestrator.inference_store.export_task import (
     cancel_export_task,
@@ -96,7 +96,7 @@ def create(
     if watch:
         if not as_json:
             console().print(Text(f"Task {task_id}", style="bold"))
-        raise typer.Exit(watch_task(task_id, as_json=as_json))
+        raise typer.Exit(follow(WatchedExport(task_id), as_json=as_json))
     _print(task_id, as_json)
 
 
@@ -142,7 +142,7 @@ def watch(
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON whenever something changes.")] = False,
 ) -> None:
     """Show progress until the task ends; exit code 0 if it is complete, 1 if not."""
-    raise typer.Exit(watch_task(task, as_json=as_json))
+    raise typer.Exit(follow(WatchedExport(task), as_json=as_json))
 
 
 @app.command("cancel", cls=NeedsDatabase)

@@ -25,8 +25,8 @@ from orchestrator.cli.output import (
     state,
 )
 from orchestrator.cli.retention_policy import app as policy_app
-from orchestrator.cli.retention_watch import deleted, summary
-from orchestrator.cli.retention_watch import watch as watch_task
+from orchestrator.cli.retention_watch import WatchedRetention, deleted, summary
+from orchestrator.cli.watch import follow
 from orchestrator.errors import InvalidRequest, NotFound
 from orchestrator.inference_store.receipts import list_receipts
 from orchestrator.inference_store.retention import submit, tasks
@@ -65,7 +65,7 @@ def run(
     if watch:
         if not as_json:
             console().print(Text(f"Task {task_id}", style="bold"))
-        raise typer.Exit(watch_task(task_id, as_json=as_json))
+        raise typer.Exit(follow(WatchedRetention(task_id), as_json=as_json))
     _print(task_id, as_json)
 
 
@@ -102,7 +102,7 @@ def watch(
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON whenever something changes.")] = False,
 ) -> None:
     """Show progress until the task ends; exit code 0 if it is complete, 1 if not."""
-    raise typer.Exit(watch_task(task, as_json=as_json))
+    raise typer.Exit(follow(WatchedRetention(task), as_json=as_json))
 
 
 @app.command("stop", cls=NeedsDatabase)

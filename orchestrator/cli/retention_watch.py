@@ -1,48 +1,55 @@
-"""A retention task as it runs: a live bar on a terminal, a line now and then elsewhere, or JSON."""
+"""A retention task as it runs: what `watch` shows of one."""
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 
-import typer
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.guard import REFUSED, complain
-from orchestrator.cli.output import console, counted, print_json_line, state
+from orchestrator.cli.output import counted, state
 from orchestrator.cli.pace import Pace
+from orchestrator.cli.watch import Watched, bar_line
 from orchestrator.inference_store.retention.models import RetentionDetails, TaskState
 from orchestrator.inference_store.retention.tasks import find_task
 
-#: Seconds between two looks, and between two lines where there is no terminal.
-INTERVAL = 0.5
-LINE_INTERVAL = 10.0
-#: The exit code of a program that Ctrl-C ended.
-INTERRUPTED = 130
 
-Show = Callable[[RetentionDetails, Pace], None]
+class WatchedRetention(Watched[RetentionDetails]):
+    """State, bar, records and blobs, and how fast they go."""
 
+    noun = "task"
+    command = "retention watch"
 
-def watch(task_id: str, *, as_json: bool = False) -> int:
-    """Show the task until it ends; returns 0 if it is complete and 1 if not.
+    def __init__(self, work_id: str) -> None:
+        super().__init__(work_id)
+        self.pace = Pace()
 
-    Ctrl-C ends the watching and not the task: then returns 130.
+    def look(self) -> RetentionDetails:
+        task = find_task(self.work_id)
+        self.pace.look(time.monotonic(), task.deleted_record_count + task.stripped_count)
+        return task
 
-    Raises:
-        NotFound: there is no such task.
-    """
-    try:
-        task = _watch(task_id, as_json)
-    except KeyboardInterrupt:
-        complain(f"the task goes on; look again with `orchestrator retention watch {task_id}`")
-        return INTERRUPTED
-    if not as_json:
-        console().print(summary(task))
-    return 0 if task.state is TaskState.COMPLETE else REFUSED
+    def went_well(self, found: RetentionDetails) -> bool:
+        return found.state is TaskState.COMPLETE
+
+    def summary(self, found: RetentionDetails) -> Text:
+        return summary(found)
+
+    def standing(self, found: RetentionDetails) -> object:
+        return found.state
+
+    def line(self, found: RetentionDetails) -> Sequence[str]:
+        return found.state.value, _counts(found), self._speed(found)
+
+    def picture(self, found: RetentionDetails) -> Table:
+        total, count = found.total_record_count, found.deleted_record_count
+        bar = ProgressBar(total=total or 1, completed=count, pulse=not total and not found.is_over)
+        return bar_line(state(found.state), bar, _counts(found), self._speed(found))
+
+    def _speed(self, task: RetentionDetails) -> str:
+        return "" if task.is_over or not self.pace.rate else f"{self.pace.rate:,.0f}/s"
 
 
 def summary(task: RetentionDetails) -> Text:
@@ -69,67 +76,6 @@ def deleted(task: RetentionDetails) -> tuple[str, str]:
     return records, blobs
 
 
-def _watch(task_id: str, as_json: bool) -> RetentionDetails:
-    if as_json:
-        return _follow(task_id, JsonLines().show)
-    if sys.stdout.isatty():
-        with Live(console=console(), refresh_per_second=8) as live:
-            return _follow(task_id, lambda task, pace: live.update(_bar(task, pace)))
-    return _follow(task_id, Lines().show)
-
-
-def _follow(task_id: str, show: Show) -> RetentionDetails:
-    pace = Pace()
-    while True:
-        task = find_task(task_id)
-        pace.look(time.monotonic(), task.deleted_record_count + task.stripped_count)
-        show(task, pace)
-        if task.is_over:
-            return task
-        time.sleep(INTERVAL)
-
-
-def _bar(task: RetentionDetails, pace: Pace) -> Table:
-    line = Table.grid(padding=(0, 2, 0, 0), expand=True)
-    for ratio in (None, 1, None, None):
-        line.add_column(ratio=ratio, no_wrap=True)
-    total, count = task.total_record_count, task.deleted_record_count
-    bar = ProgressBar(total=total or 1, completed=count, pulse=not total and not task.is_over)
-    line.add_row(state(task.state), bar, _counts(task), _speed(task, pace))
-    return line
-
-
 def _counts(task: RetentionDetails) -> str:
     records, blobs = deleted(task)
     return f"{records} records  {blobs} blobs"
-
-
-def _speed(task: RetentionDetails, pace: Pace) -> str:
-    return "" if task.is_over or not pace.rate else f"{pace.rate:,.0f}/s"
-
-
-class JsonLines:
-    """A line of JSON whenever something changed."""
-
-    def __init__(self) -> None:
-        self.last: RetentionDetails | None = None
-
-    def show(self, task: RetentionDetails, pace: Pace) -> None:  # noqa: ARG002  every screen is told the same
-        if task != self.last:
-            print_json_line(task)
-        self.last = task
-
-
-class Lines:
-    """A line when the task's state changes, and now and then."""
-
-    def __init__(self) -> None:
-        self.due = 0.0
-        self.last: str | None = None
-
-    def show(self, task: RetentionDetails, pace: Pace) -> None:
-        now = time.monotonic()
-        if task.state != self.last or now >= self.due:
-            typer.echo("  ".join(filter(None, (task.state.value, _counts(task), _speed(task, pace)))))
-            self.due = now + LINE_INTERVAL
-        self.last = task.state

@@ -29,7 +29,8 @@ from orchestrator.cli.output import (
     print_table,
     state,
 )
-from orchestrator.cli.run_watch import watch as watch_run
+from orchestrator.cli.run_watch import WatchedRun
+from orchestrator.cli.watch import follow
 from orchestrator.errors import InvalidRequest
 from orchestrator.training_v2 import Gpu, Resources, RunState
 from orchestrator.training_v2 import checkpoint as checkpoints_of
@@ -82,7 +83,7 @@ def create(
     if watch:
         if not as_json:
             console().print(Text(f"Run {run_id}", style="bold"))
-        raise typer.Exit(watch_run(run_id, as_json=as_json))
+        raise typer.Exit(follow(WatchedRun(run_id), as_json=as_json))
     _print(run_id, as_json)
 
 
@@ -127,7 +128,7 @@ def watch(
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON whenever something changes.")] = False,
 ) -> None:
     """Show status, progress and a metric until the run ends; exit code 0 if it completed, 1 if not."""
-    raise typer.Exit(watch_run(run, tag=tag, as_json=as_json))
+    raise typer.Exit(follow(WatchedRun(run, tag=tag), as_json=as_json))
 
 
 @app.command("stop", cls=NeedsDatabase)

@@ -1,27 +1,16 @@
-"""A training run as it goes: live bars and a drawn metric on a terminal, lines elsewhere, or JSON.
-
-Only the database is read; it may be away for a while.
-"""
+"""A training run as it goes: what `watch` shows of one, with a metric that is drawn."""
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Protocol
+from collections.abc import Sequence
 
-import typer
 from rich.console import Group
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
-from sqlalchemy.exc import InterfaceError, OperationalError
 
-from orchestrator.cli.guard import REFUSED, complain, is_unmigrated
-from orchestrator.cli.output import console, print_json_line, span, state
-from orchestrator.cli.watch import AWAY, INTERRUPTED, INTERVAL, LINE_INTERVAL
+from orchestrator.cli.output import span, state
+from orchestrator.cli.watch import Watched
 from orchestrator.training_v2 import Metric, RunState
 from orchestrator.training_v2.details import RunDetails, get_run_details
 from orchestrator.training_v2.metrics import find_metrics
@@ -31,43 +20,54 @@ POINTS = 60
 BARS = "▁▂▃▄▅▆▇█"
 
 
-class Screen(Protocol):
-    """Shows what a look at the run found."""
+class WatchedRun(Watched[RunDetails]):
+    """Status, a bar for each operation, and below them the metric `tag`, or the one that was measured last."""
 
-    def show(self, run: RunDetails, series: Sequence[Metric]) -> None: ...
+    noun = "run"
+    command = "run watch"
 
-    def notice(self, text: str) -> None: ...
+    def __init__(self, work_id: str, *, tag: str | None = None) -> None:
+        super().__init__(work_id)
+        self.tag = tag
+        self.series: Sequence[Metric] = ()
 
+    def look(self) -> RunDetails:
+        run = get_run_details(self.work_id)
+        self.series = _series(self.work_id, self.tag)
+        return run
 
-def watch(run_id: str, *, tag: str | None = None, as_json: bool = False) -> int:
-    """Show the run until it ends; returns 0 if it completed and 1 if not.
+    def went_well(self, found: RunDetails) -> bool:
+        return found.status is RunState.JOB_COMPLETED
 
-    Ctrl-C ends the watching and not the run: then returns 130.
+    def summary(self, found: RunDetails) -> Text:
+        text = Text.assemble(state(found.status.value))
+        if found.finished_at is not None:
+            text.append(f" after {span(found.finished_at - found.created_at)}, in launch {found.launch}")
+        if found.reason:
+            text.append(f"\n{found.reason}")
+        if found.status is not RunState.JOB_COMPLETED:
+            text.append(f"\n`orchestrator run logs {found.run_id}` shows what it printed", style="dim")
+        return text
 
-    Raises:
-        RunDoesNotExistError: there is no such run.
-    """
-    try:
-        with _screen(as_json) as screen:
-            run = _follow(run_id, tag, screen)
-    except KeyboardInterrupt:
-        complain(f"the run goes on; look again with `orchestrator run watch {run_id}`")
-        return INTERRUPTED
-    if not as_json:
-        console().print(summary(run))
-    return 0 if run.status is RunState.JOB_COMPLETED else REFUSED
+    def news(self, found: RunDetails) -> object:
+        return found.model_copy(update={"heartbeat_at": None})
 
+    def standing(self, found: RunDetails) -> object:
+        return found.status, found.reason
 
-def summary(run: RunDetails) -> Text:
-    """How the run ended, in a line or two."""
-    text = Text.assemble(state(run.status.value))
-    if run.finished_at is not None:
-        text.append(f" after {span(run.finished_at - run.created_at)}, in launch {run.launch}")
-    if run.reason:
-        text.append(f"\n{run.reason}")
-    if run.status is not RunState.JOB_COMPLETED:
-        text.append(f"\n`orchestrator run logs {run.run_id}` shows what it printed", style="dim")
-    return text
+    def line(self, found: RunDetails) -> Sequence[str]:
+        done = [f"{each.operation} {each.value:g}/{each.final_value:g} {each.units}" for each in found.progress]
+        return found.status.value, found.reason, *done, _newest(self.series)
+
+    def picture(self, found: RunDetails) -> Group:
+        table = Table.grid(padding=(0, 2, 0, 0), expand=True)
+        for ratio in (None, 1, None):
+            table.add_column(ratio=ratio, no_wrap=True)
+        for each in found.progress:
+            bar = ProgressBar(total=each.final_value or 1, completed=each.value)
+            table.add_row(each.operation, bar, f"{each.value:g}/{each.final_value:g} {each.units}")
+        drawn = Text.assemble((sparkline([metric.value for metric in self.series]), "cyan"), "  ", _newest(self.series))
+        return Group(Text.assemble(state(found.status.value), ("  " + found.reason, "dim")), table, drawn)
 
 
 def sparkline(values: Sequence[float]) -> str:
@@ -80,22 +80,6 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(BARS[min(len(BARS) - 1, int((value / 2 - low) / height * len(BARS)))] for value in values)
 
 
-def _follow(run_id: str, tag: str | None, screen: Screen) -> RunDetails:
-    while True:
-        try:
-            run = get_run_details(run_id)
-            screen.show(run, _series(run_id, tag))
-        except (OperationalError, InterfaceError) as error:
-            if is_unmigrated(error):
-                raise
-            screen.notice(AWAY)
-            time.sleep(2 * INTERVAL)
-            continue
-        if run.is_over:
-            return run
-        time.sleep(INTERVAL)
-
-
 def _series(run_id: str, tag: str | None) -> list[Metric]:
     """The newest metrics of a tag, oldest first; of the tag that was measured last, if none is named."""
     if tag is None:
@@ -104,75 +88,6 @@ def _series(run_id: str, tag: str | None) -> list[Metric]:
             return []
         tag = newest[0].tag
     return find_metrics(run_id, tags=[tag], limit=POINTS)[::-1]
-
-
-@contextmanager
-def _screen(as_json: bool) -> Iterator[Screen]:
-    if as_json:
-        yield JsonLines()
-    elif sys.stdout.isatty():
-        with Live(console=console(), refresh_per_second=8, transient=False) as live:
-            yield Bars(live)
-    else:
-        yield Lines()
-
-
-class JsonLines:
-    """A line of JSON whenever something changed."""
-
-    def __init__(self) -> None:
-        self.last: RunDetails | None = None
-
-    def show(self, run: RunDetails, series: Sequence[Metric]) -> None:  # noqa: ARG002  every screen is told the same
-        now = run.model_copy(update={"heartbeat_at": None})
-        if now != self.last:
-            print_json_line(run)
-        self.last = now
-
-    def notice(self, text: str) -> None:
-        complain(text)
-
-
-class Lines:
-    """A line when the run's status changes, and now and then."""
-
-    def __init__(self) -> None:
-        self.due = 0.0
-        self.last: tuple[str, str] | None = None
-
-    def show(self, run: RunDetails, series: Sequence[Metric]) -> None:
-        now, standing = time.monotonic(), (run.status.value, run.reason)
-        if standing != self.last or now >= self.due:
-            done = [f"{each.operation} {each.value:g}/{each.final_value:g} {each.units}" for each in run.progress]
-            typer.echo("  ".join(filter(None, (run.status.value, run.reason, *done, _newest(series)))))
-            self.due = now + LINE_INTERVAL
-        self.last = standing
-
-    def notice(self, text: str) -> None:
-        complain(text)
-
-
-class Bars:
-    """Status, a bar for each operation, and below them a metric."""
-
-    def __init__(self, live: Live) -> None:
-        self.live = live
-        self.shown: Group | None = None
-
-    def show(self, run: RunDetails, series: Sequence[Metric]) -> None:
-        table = Table.grid(padding=(0, 2, 0, 0), expand=True)
-        for ratio in (None, 1, None):
-            table.add_column(ratio=ratio, no_wrap=True)
-        for each in run.progress:
-            bar = ProgressBar(total=each.final_value or 1, completed=each.value)
-            table.add_row(each.operation, bar, f"{each.value:g}/{each.final_value:g} {each.units}")
-        drawn = Text.assemble((sparkline([metric.value for metric in series]), "cyan"), "  ", _newest(series))
-        heading = Text.assemble(state(run.status.value), ("  " + run.reason, "dim"))
-        self.shown = Group(heading, table, drawn)
-        self.live.update(self.shown)
-
-    def notice(self, text: str) -> None:
-        self.live.update(Group(self.shown or "", Text(text, style="yellow")))
 
 
 def _newest(series: Sequence[Metric]) -> str:

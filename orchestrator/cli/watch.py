@@ -1,4 +1,4 @@
-"""A job as it runs: a live bar on a terminal, a line now and then elsewhere, or JSON.
+"""Work as it goes: a live picture on a terminal, a line now and then elsewhere, or JSON.
 
 Only the database is read, so a broker may come and go meanwhile; and the database may, for a while.
 """
@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
-from typing import Protocol
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 import typer
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from orchestrator.bulk_inference.job import get_bulk_inference_details
-from orchestrator.bulk_inference.models import JobDetails, ProgressState
 from orchestrator.cli.guard import REFUSED, complain, is_unmigrated
-from orchestrator.cli.output import console, counted, print_json_line, state
-from orchestrator.cli.pace import Pace
+from orchestrator.cli.output import console, print_json_line
 
 #: Seconds between two looks, and between two lines where there is no terminal.
 INTERVAL = 0.5
@@ -35,65 +32,111 @@ INTERRUPTED = 130
 AWAY = "the database does not answer; asking again"
 
 
-class Screen(Protocol):
-    """Shows what a look at the job found."""
+class Ends(Protocol):
+    """Whatever is known of a piece of work, and whether that is the last word."""
 
-    def show(self, job: JobDetails, pace: Pace) -> None: ...
+    @property
+    def is_over(self) -> bool: ...
 
-    def notice(self, text: str) -> None: ...
+
+Details = TypeVar("Details", bound=Ends)
 
 
-def watch(job_id: str, *, as_json: bool = False) -> int:
-    """Show the job until it ends; returns 0 if it succeeded and 1 if not.
+class Watched(ABC, Generic[Details]):
+    """One piece of work, and how it is shown; whatever must be remembered from look to look, it keeps."""
 
-    Ctrl-C ends the watching and not the job: then returns 130.
+    #: What it is called, and the command that watches it.
+    noun: ClassVar[str]
+    command: ClassVar[str]
+
+    def __init__(self, work_id: str) -> None:
+        self.work_id = work_id
+
+    @abstractmethod
+    def look(self) -> Details:
+        """The work as it is now."""
+
+    @abstractmethod
+    def went_well(self, found: Details) -> bool:
+        """Whether it ended as it should."""
+
+    @abstractmethod
+    def summary(self, found: Details) -> Text:
+        """How it ended, in a line or two."""
+
+    @abstractmethod
+    def standing(self, found: Details) -> object:
+        """What is worth a line as soon as it changes."""
+
+    @abstractmethod
+    def line(self, found: Details) -> Sequence[str]:
+        """The parts of a line; empty ones are left out."""
+
+    @abstractmethod
+    def picture(self, found: Details) -> RenderableType:
+        """What a terminal shows."""
+
+    def news(self, found: Details) -> object:
+        """What is worth a line of JSON as soon as it changes."""
+        return found
+
+
+class Screen(ABC, Generic[Details]):
+    """Shows what a look found."""
+
+    @abstractmethod
+    def show(self, found: Details) -> None:
+        """Show it, where there is anything new."""
+
+    def notice(self, text: str) -> None:
+        """Say why there is nothing to show."""
+        complain(text)
+
+
+def follow(watched: Watched[Details], *, as_json: bool = False) -> int:
+    """Show the work until it ends; returns 0 if it went well and 1 if not.
+
+    Ctrl-C ends the watching and not the work: then returns 130.
 
     Raises:
-        JobNotFound: no bulk inference job has this id.
+        NotFound: there is no such work.
     """
     try:
-        with _screen(as_json) as screen:
-            job = _follow(job_id, screen)
+        with _screen(watched, as_json) as screen:
+            found = _until_over(watched, screen)
     except KeyboardInterrupt:
-        complain(f"the job goes on; look again with `orchestrator bulk-inference watch {job_id}`")
+        again = f"`orchestrator {watched.command} {watched.work_id}`"
+        complain(f"the {watched.noun} goes on; look again with {again}")
         return INTERRUPTED
     if not as_json:
-        console().print(summary(job))
-    return 0 if job.status is ProgressState.SUCCEEDED else REFUSED
+        console().print(watched.summary(found))
+    return 0 if watched.went_well(found) else REFUSED
 
 
-def summary(job: JobDetails) -> Text:
-    """How the job ended, in a line or two."""
-    text = Text.assemble(
-        state(job.status.value), f": {counted(job.num_computed, 'inference')}, {job.num_failed} failed"
-    )
-    if job.started_at is not None and job.finished_at is not None:
-        seconds = (job.finished_at - job.started_at).total_seconds()
-        text.append(f", in {seconds:,.1f} s ({job.num_computed / max(seconds, 0.001):,.0f}/s)")
-    if job.reason:
-        text.append(f"\n{job.reason}")
-    if job.num_failed:
-        text.append(f"\n`orchestrator bulk-inference failures {job.job_id}` lists what failed", style="dim")
-    return text
+def bar_line(first: RenderableType, bar: ProgressBar, *rest: str) -> Table:
+    """A bar as wide as the terminal allows, between what stands before and behind it."""
+    line = Table.grid(padding=(0, 2, 0, 0), expand=True)
+    for ratio in (None, 1, *(None for _ in rest)):
+        line.add_column(ratio=ratio, no_wrap=True)
+    line.add_row(first, bar, *rest)
+    return line
 
 
-def _follow(job_id: str, screen: Screen) -> JobDetails:
-    pace = Pace()
-    job = get_bulk_inference_details(job_id)
+def _until_over(watched: Watched[Details], screen: Screen[Details]) -> Details:
+    found = watched.look()
     while True:
-        pace.look(time.monotonic(), job.num_computed + job.num_failed)
-        screen.show(job, pace)
-        if job.is_over:
-            return job
+        screen.show(found)
+        if found.is_over:
+            return found
         time.sleep(INTERVAL)
-        job = _look_again(job_id, screen)
+        found = _look_again(watched, screen)
 
 
-def _look_again(job_id: str, screen: Screen) -> JobDetails:
-    """The job's details, however long the database is away."""
+def _look_again(watched: Watched[Details], screen: Screen[Details]) -> Details:
+    """What the next look finds, however long the database is away."""
     while True:
         try:
-            return get_bulk_inference_details(job_id)
+            return watched.look()
         except (OperationalError, InterfaceError) as error:
             if is_unmigrated(error):
                 raise
@@ -102,91 +145,57 @@ def _look_again(job_id: str, screen: Screen) -> JobDetails:
 
 
 @contextmanager
-def _screen(as_json: bool) -> Iterator[Screen]:
+def _screen(watched: Watched[Details], as_json: bool) -> Iterator[Screen[Details]]:
     if as_json:
-        yield JsonLines()
+        yield JsonLines(watched)
     elif sys.stdout.isatty():
         with Live(console=console(), refresh_per_second=8, transient=False) as live:
-            yield Bar(live)
+            yield Picture(watched, live)
     else:
-        yield Lines()
+        yield Lines(watched)
 
 
-class JsonLines:
+class JsonLines(Screen[Details]):
     """A line of JSON whenever something changed."""
 
-    def __init__(self) -> None:
-        self.last: JobDetails | None = None
+    def __init__(self, watched: Watched[Details]) -> None:
+        self.watched = watched
+        self.last: object = None
 
-    def show(self, job: JobDetails, pace: Pace) -> None:  # noqa: ARG002  every screen is told the same
-        if job != self.last:
-            print_json_line(job)
-        self.last = job
-
-    def notice(self, text: str) -> None:
-        complain(text)
+    def show(self, found: Details) -> None:
+        news = self.watched.news(found)
+        if news != self.last:
+            print_json_line(found)
+        self.last = news
 
 
-class Lines:
-    """A line when the job's state changes, and now and then."""
+class Lines(Screen[Details]):
+    """A line when something of note changes, and now and then."""
 
-    def __init__(self) -> None:
+    def __init__(self, watched: Watched[Details]) -> None:
+        self.watched = watched
         self.due = 0.0
-        self.last: tuple[str, bool, str] | None = None
+        self.last: object = None
 
-    def show(self, job: JobDetails, pace: Pace) -> None:
-        now = time.monotonic()
-        standing = (job.status.value, job.paused, job.reason)
+    def show(self, found: Details) -> None:
+        now, standing = time.monotonic(), self.watched.standing(found)
         if standing != self.last or now >= self.due:
-            parts = (job.status.value, _counts(job), _speed(job, pace), _remarks(job))
-            typer.echo("  ".join(filter(None, parts)))
+            typer.echo("  ".join(filter(None, self.watched.line(found))))
             self.due = now + LINE_INTERVAL
         self.last = standing
 
-    def notice(self, text: str) -> None:
-        complain(text)
 
+class Picture(Screen[Details]):
+    """The same place of the terminal, drawn again and again."""
 
-class Bar:
-    """Two live lines: state, bar, counts, rate and time left; below, what else there is to say."""
-
-    def __init__(self, live: Live) -> None:
+    def __init__(self, watched: Watched[Details], live: Live) -> None:
+        self.watched = watched
         self.live = live
-        self.line: Table | None = None
+        self.shown: RenderableType = ""
 
-    def show(self, job: JobDetails, pace: Pace) -> None:
-        self.line = Table.grid(padding=(0, 2, 0, 0), expand=True)
-        for ratio in (None, 1, None, None):
-            self.line.add_column(ratio=ratio, no_wrap=True)
-        total = job.expected_total
-        done = job.num_computed + job.num_failed
-        bar = ProgressBar(total=total or 1, completed=done, pulse=total is None and not job.is_over)
-        self.line.add_row(state(job.status.value), bar, _counts(job), _speed(job, pace))
-        self.live.update(Group(self.line, Text(_remarks(job), style="dim")))
+    def show(self, found: Details) -> None:
+        self.shown = self.watched.picture(found)
+        self.live.update(self.shown)
 
     def notice(self, text: str) -> None:
-        self.live.update(Group(self.line or "", Text(text, style="yellow")))
-
-
-def _counts(job: JobDetails) -> str:
-    if job.expected_total is None:
-        return "counting datums"
-    done = job.num_computed + job.num_failed
-    share = f"  {done / job.expected_total:.0%}" if job.expected_total else ""
-    return f"{done:,}/{job.expected_total:,}{share}"
-
-
-def _speed(job: JobDetails, pace: Pace) -> str:
-    if job.is_over or job.expected_total is None or pace.rate is None:
-        return ""
-    left = pace.remaining(job.expected_total - job.num_computed - job.num_failed)
-    return f"{pace.rate:,.0f}/s" + (f"  ETA {timedelta(seconds=round(left.total_seconds()))}" if left else "")
-
-
-def _remarks(job: JobDetails) -> str:
-    remarks = [f"{job.num_failed} failed", f"{job.in_flight} in flight"]
-    if job.paused:
-        remarks.append("paused")
-    if job.reason and not job.is_over:
-        remarks.append(job.reason)
-    return " · ".join(remarks)
+        self.live.update(Group(self.shown, Text(text, style="yellow")))
