@@ -11,6 +11,7 @@ import orjson
 from sqlalchemy import Row
 
 from orchestrator.inference_store.entries import Entry
+from orchestrator.inference_store.filtering.values import FLOAT, INT
 from orchestrator.registry.importing.lines import unstorable
 
 #: What the streams of a piece hold.
@@ -100,10 +101,10 @@ def value_of(entry: Entry) -> Any:
     """The value that an entry's text stands for; a text that its type, or an importer, does not allow stays one."""
     try:
         match entry.type:
-            case "int":
+            case "int" if INT.fullmatch(entry.value):
                 number = int(entry.value)
                 return number if abs(number) <= _LARGEST else entry.value
-            case "float":
+            case "float" if FLOAT.fullmatch(entry.value):
                 value = float(entry.value)
                 return value if math.isfinite(value) else entry.value
             case "json":
