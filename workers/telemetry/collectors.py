@@ -8,14 +8,14 @@ import structlog
 from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
-from sqlalchemy import select
+from sqlalchemy import case, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from orchestrator.database import reading
 from orchestrator.ledger.overview import Overview, overview
 from orchestrator.ledger.pulses import SILENCE, Pulse, pulses
-from orchestrator.ledger.tables import GateRow
+from orchestrator.ledger.tables import GateRow, UnitRow, is_unfinished
 from orchestrator.queues import QueueName
 from orchestrator.registry.tables import ModelRow
 from orchestrator.settings import settings
@@ -78,9 +78,13 @@ def gate_metric(session: Session) -> Metric:
         labels=["model", "model_id"],
     )
     # Not until when: that passes and comes again as long as the endpoint is away.
-    known = select(GateRow.name, GateRow.reason != "", ModelRow.name).outerjoin(ModelRow, ModelRow.id == GateRow.name)
-    for gate, is_shut, model in session.execute(known.order_by(GateRow.name)):
-        shut.add_metric([model or gate, gate], float(is_shut))
+    has_answered = GateRow.reason == ""
+    # Where nobody has anything to ask any more, such as after an abort, nobody finds out that it is back.
+    is_asked = select(UnitRow.id).where(UnitRow.gate == GateRow.name, is_unfinished()).exists()
+    is_shut = case((has_answered, False), else_=is_asked)
+    known = select(GateRow.name, is_shut, ModelRow.name).outerjoin(ModelRow, ModelRow.id == GateRow.name)
+    for gate, keeps_back, model in session.execute(known.order_by(GateRow.name)):
+        shut.add_metric([model or gate, gate], float(keeps_back))
     return shut
 
 

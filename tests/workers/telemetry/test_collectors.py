@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 
 from orchestrator import ledger
+from orchestrator.bulk_inference import abort_bulk_inference_job, submit_bulk_inference_job
 from orchestrator.database import transact, writing
 from orchestrator.ledger import gates
 from orchestrator.ledger.pulses import beat
@@ -49,7 +50,9 @@ def test_workers_are_counted_by_queue_and_health_and_ticks_have_an_age() -> None
 
 
 def test_a_shut_endpoint_is_shown_under_its_model_s_name_until_it_answers(tmp_path: Path) -> None:
-    model_id = set_scene(tmp_path, 1).model_id
+    scene = set_scene(tmp_path, 1)
+    model_id = scene.model_id
+    submit_bulk_inference_job(scene.request())
     labels = {"model": "classifier", "model_id": model_id}
     assert value("orchestrator_endpoint_shut", **labels) is None
     transact(gates.shut, model_id, "nobody answers")
@@ -64,3 +67,13 @@ def test_a_database_that_cannot_be_read_is_a_figure_and_no_error() -> None:
         session.execute(text("ALTER TABLE work_units RENAME TO moved"))
     assert value("orchestrator_ledger_up") == 0
     assert value("orchestrator_jobs", paused="false") is None
+
+
+def test_an_endpoint_that_nobody_asks_any_more_is_not_shown_as_shut(tmp_path: Path) -> None:
+    scene = set_scene(tmp_path, 1)
+    job_id = submit_bulk_inference_job(scene.request())
+    transact(gates.shut, scene.model_id, "nobody answers")
+    labels = {"model": "classifier", "model_id": scene.model_id}
+    assert value("orchestrator_endpoint_shut", **labels) == 1
+    abort_bulk_inference_job(job_id)
+    assert value("orchestrator_endpoint_shut", **labels) == 0
