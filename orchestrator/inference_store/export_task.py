@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from orchestrator import ledger
 from orchestrator.database import reading, transact
-from orchestrator.errors import InvalidRequest, JobNotFound
+from orchestrator.errors import JobNotFound
 from orchestrator.inference_store.exports import queries
 from orchestrator.inference_store.exports.lifecycle import end
 from orchestrator.inference_store.exports.models import Archive, ArchiveFormat, ExportDetails, ExportTaskState
@@ -17,12 +17,11 @@ from orchestrator.inference_store.exports.submit import submit
 from orchestrator.inference_store.exports.sweep import clear
 from orchestrator.inference_store.exports.tables import ExportTaskRow
 from orchestrator.inference_store.models import ExportTask, NewExportTaskRequest
-from orchestrator.inference_store.texts import may_exist
+from orchestrator.inference_store.texts import checked_limit, may_exist
 from orchestrator.storage import blobs
 
 #: How many tasks a listing returns unless told otherwise.
 DEFAULT_LIMIT = 50
-LARGEST_LIMIT = 2**31 - 1
 
 
 def create_export_task(model_id: str, request_body: NewExportTaskRequest) -> ExportTask | None:
@@ -106,11 +105,9 @@ def list_export_tasks(*, model_id: str | None = None, limit: int = DEFAULT_LIMIT
     Raises:
         InvalidRequest: `limit` is negative, or larger than any list.
     """
-    if not 0 <= limit <= LARGEST_LIMIT:
-        raise InvalidRequest(f"limit is {limit}: it must be 0 or more, and {LARGEST_LIMIT} at most")
     if model_id is not None and not may_exist(model_id):
         return []
-    statement = select(ExportTaskRow).order_by(ExportTaskRow.id.desc()).limit(limit)
+    statement = select(ExportTaskRow).order_by(ExportTaskRow.id.desc()).limit(checked_limit(limit))
     if model_id is not None:
         statement = statement.where(ExportTaskRow.model_id == model_id)
     with reading() as session:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from orchestrator.database import db_now, reading
 from orchestrator.ids import new_id
 from orchestrator.inference_store.tables import ReceiptRow
+from orchestrator.inference_store.texts import checked_limit
 
 
 class Action(StrEnum):
@@ -86,8 +87,13 @@ def digest(sorted_ids: Iterable[str]) -> str:
 def list_receipts(
     *, model_id: str | None = None, task_id: str | None = None, after: str = "", limit: int = 50
 ) -> list[Receipt]:
-    """Receipts in the order in which they were left, from the one behind `after` (an id) on."""
-    chosen: Select[ReceiptRow] = select(ReceiptRow).where(ReceiptRow.id > after).order_by(ReceiptRow.id).limit(limit)
+    """Receipts in the order in which they were left, from the one behind `after` (an id) on.
+
+    Raises:
+        InvalidRequest: `limit` is negative, or larger than any list.
+    """
+    page = select(ReceiptRow).order_by(ReceiptRow.id).limit(checked_limit(limit))
+    chosen: Select[ReceiptRow] = page.where(ReceiptRow.id > after)
     if model_id is not None:
         chosen = chosen.where(ReceiptRow.model_id == model_id)
     if task_id is not None:

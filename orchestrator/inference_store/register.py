@@ -9,7 +9,7 @@ from orchestrator.database import db_now, insert_ignoring, reading, transact
 from orchestrator.errors import Conflict, InvalidRequest, ModelNotFound
 from orchestrator.inference_store.models import Model, NewRegisterModelRequest, TaskType
 from orchestrator.inference_store.tables import StoreModelRow
-from orchestrator.inference_store.texts import checked_id, may_exist
+from orchestrator.inference_store.texts import checked_id, checked_limit, may_exist
 
 #: More numbers than any embedding has.
 LARGEST_EMBEDDING = 1 << 16
@@ -30,10 +30,14 @@ def get_registered_model(model_id: str) -> Model | None:
 
 
 def list_registered_models(*, limit: int = 50) -> list[Model]:
-    """The models that are registered for inference storage, newest first."""
+    """The models that are registered for inference storage, newest first.
+
+    Raises:
+        InvalidRequest: `limit` is negative, or larger than any list.
+    """
     newest = select(StoreModelRow).order_by(StoreModelRow.created_at.desc(), StoreModelRow.model_id.desc())
     with reading() as session:
-        return [_as_model(row) for row in session.scalars(newest.limit(limit))]
+        return [_as_model(row) for row in session.scalars(newest.limit(checked_limit(limit)))]
 
 
 def register_model_for_inference_storage(request_body: NewRegisterModelRequest) -> str | None:

@@ -1,4 +1,4 @@
-"""Texts that callers name things by, checked before a database sees them."""
+"""Texts that callers name things by, and limits of lists, checked before a database sees them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ from orchestrator.errors import InvalidRequest
 
 #: Characters of a column that holds an id, a key or a source.
 LONGEST = 255
+#: What a database takes for a limit.
+LARGEST_LIMIT = 2**31 - 1
+
+
+def checked_limit(limit: int) -> int:
+    """`limit`, if a list can be so long.
+
+    Raises:
+        InvalidRequest: it is negative, or larger than any list.
+    """
+    if not 0 <= limit <= LARGEST_LIMIT:
+        raise InvalidRequest(f"limit is {limit}: it must be 0 or more, and {LARGEST_LIMIT} at most")
+    return limit
 
 
 def may_exist(*texts: str) -> bool:

@@ -26,6 +26,8 @@ from orchestrator.schedules.timing import every, find_zone, preview
 LONGEST = timedelta(days=366 * 100)
 #: Between them no time zone, and no look ahead, leaves the calendar.
 EARLIEST, LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(9900, 1, 1, tzinfo=UTC)
+#: What a database takes for a limit.
+LARGEST_LIMIT = 2**31 - 1
 #: No two instants are closer.
 INSTANT = timedelta(microseconds=1)
 
@@ -167,7 +169,15 @@ def run_schedule_now(schedule_id: str) -> Occurrence:
 
 
 def list_occurrences(schedule_id: str, *, limit: int = 50, before: datetime | None = None) -> list[Occurrence]:
-    """What became of the instants at which the schedule was due, newest first; `before` pages on."""
+    """What became of the instants at which the schedule was due, newest first; `before` pages on.
+
+    Raises:
+        InvalidRequest: `limit` is negative, or larger than any list; `before` has no time zone.
+    """
+    if not 0 <= limit <= LARGEST_LIMIT:
+        raise InvalidRequest(f"limit is {limit}: it must be 0 or more, and {LARGEST_LIMIT} at most")
+    if before is not None and before.tzinfo is None:
+        raise InvalidRequest(f"before: {before} has no time zone: add one, such as +00:00")
     statement = select(OccurrenceRow).where(OccurrenceRow.schedule_id == storable(schedule_id))
     if before is not None:
         statement = statement.where(OccurrenceRow.due_at < before)

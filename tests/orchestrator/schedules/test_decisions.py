@@ -322,3 +322,9 @@ def test_nothing_is_called_by_what_no_database_stores(name: str) -> None:
     assert schedules.list_occurrences(name) == []
     with pytest.raises(ScheduleNotFound):
         schedules.pause_schedule(name)
+
+
+@pytest.mark.parametrize("values", [{"limit": -1}, {"limit": 2**70}, {"before": datetime(2030, 1, 1)}])  # noqa: DTZ001  that is what is refused
+def test_a_history_of_no_such_length_or_end_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=next(iter(values))):
+        schedules.list_occurrences("any", **values)

@@ -10,6 +10,8 @@ from orchestrator.errors import InvalidRequest, ModelNotFound
 from orchestrator.inference_store.export_task import get_export_details, list_export_tasks
 from orchestrator.inference_store.exports.models import ArchiveFormat
 from orchestrator.inference_store.exports.submit import submit_message
+from orchestrator.inference_store.receipts import list_receipts
+from orchestrator.inference_store.register import list_registered_models
 from tests.support.exports import register
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -55,5 +57,6 @@ def test_an_option_that_no_job_can_have_is_refused(option: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("limit", [-1, 2**70])
 def test_a_list_of_no_such_length_is_refused(limit: int) -> None:
-    with pytest.raises(InvalidRequest, match="limit"):
-        list_export_tasks(limit=limit)
+    for door in (list_export_tasks, list_registered_models, list_receipts):
+        with pytest.raises(InvalidRequest, match="limit"):
+            door(limit=limit)
