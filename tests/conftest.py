@@ -27,6 +27,7 @@ from orchestrator.database import Base, dispose
 from orchestrator.database.engine import open_engine
 from orchestrator.settings import settings
 from tests.support.databases import Databases
+from tests.support.engines import Engines
 from tests.support.processes import Workers
 from tests.support.reaper import Reaper
 from tests.support.seed import SEED, SEED_VARIABLE
@@ -186,8 +187,16 @@ def import_tables() -> None:
             importlib.import_module(module.name)
 
 
+@pytest.fixture(scope="session")
+def engines() -> Engines:
+    """The engines that tests on a database of their own share, one after the other."""
+    return Engines()
+
+
 @pytest.fixture(params=DATABASES)
-def database(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+def database(
+    request: pytest.FixtureRequest, home: Path, engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Database]:
     """An empty database with every table, as this process's configured one; on each kind in turn."""
     with ExitStack() as stack:
         if request.param == "sqlite":
@@ -197,7 +206,11 @@ def database(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.Mon
         else:
             url = stack.enter_context(request.getfixturevalue("postgres_databases").database())
         monkeypatch.setenv("ORCHESTRATOR_DATABASE_URL", url.render_as_string(hide_password=False))
-        forget_settings()
+        engines.serve(url)
+        # The module, which the package hides behind the function of the same name.
+        monkeypatch.setattr(importlib.import_module("orchestrator.database.engine"), "open_engine", engines.open)
+        # Celery is told nothing about the database.
+        hang_up()
         yield Database(request.param, url, home)
         hang_up()
 

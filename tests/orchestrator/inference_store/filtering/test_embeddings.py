@@ -162,13 +162,19 @@ def test_a_page_of_any_length_is_measured_in_statements_of_bounded_size(monkeypa
         embedding_size=3,
     )
     monkeypatch.setattr(embeddings, "MOST", 5)
-    sizes = []
-    event.listen(engine(), "before_cursor_execute", lambda *given: sizes.append(len(given[3] or ())))
+    sizes: list[int] = []
+
+    def measure(*given: Any) -> None:
+        sizes.append(len(given[3] or ()))
+
+    event.listen(engine(), "before_cursor_execute", measure)
     request = NewGetInferencesRequest(
         embedding_filters=EmbeddingFilter(query_embedding=[1.0, 2.0, 0.0], distance_metric="l2"),
         pagination=Pagination(limit=40, sort="created_at"),
     )
     with reading() as session:
         found = page(session, model_id, request)
+    # Later tests have the same engine.
+    event.remove(engine(), "before_cursor_execute", measure)
     assert found == [Found(f"inference-{n:02}", float(n)) for n in range(40)]
     assert max(sizes) < 20
