@@ -9,6 +9,8 @@ PYTHON ?=
 PROCESSES ?= 4
 ARGS ?=
 export PYTHON
+# Without its compiled modules each of the many processes that tests start would compile the project anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## list every target
 	@echo "make TARGET [ARGS='more arguments'] [PYTHON=/path/to/python3.12]"
