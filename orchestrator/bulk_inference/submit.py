@@ -22,7 +22,6 @@ from orchestrator.errors import (
     InferenceMethodNotSupported,
     InvalidRequest,
     ModelNotFound,
-    RequestIdReused,
     SnapshotNotFound,
     SplitNotFound,
 )
@@ -172,7 +171,6 @@ def _write(session: Session, request: NewBulkInferenceJobRequest, options: Submi
 
 
 def _check_same(session: Session, job_id: str, request: NewBulkInferenceJobRequest, options: SubmitOptions) -> None:
-    """Whoever asks again, asks for the same; a priority is no part of what is asked for."""
     row = session.get_one(BulkInferenceJobRow, job_id)
     former = {
         "model_project_id": row.model_project_id,
@@ -187,13 +185,7 @@ def _check_same(session: Session, job_id: str, request: NewBulkInferenceJobReque
         "failure_threshold": row.failure_threshold,
     }
     asked = {**request.model_dump(), "failure_threshold": options.failure_threshold}
-    different = [name for name, value in former.items() if asked[name] != value]
-    if different:
-        raise RequestIdReused(
-            f"request_id: {options.request_id!r} is that of job {job_id}, which was submitted with another "
-            f"{', '.join(different)}: take a new one",
-            job_id=job_id,
-        )
+    ledger.check_same(job_id, options.request_id or "", former, asked)
 
 
 def _check_text(**values: object) -> None:

@@ -2,7 +2,17 @@
 
 from orchestrator.ledger import gates, holds
 from orchestrator.ledger.dispatch import dispatch, top_up
-from orchestrator.ledger.jobs import close, conclude, finish_if_drained, open_job, pause, reopen, requested, resume
+from orchestrator.ledger.jobs import (
+    check_same,
+    close,
+    conclude,
+    finish_if_drained,
+    open_job,
+    pause,
+    reopen,
+    requested,
+    resume,
+)
 from orchestrator.ledger.leases import check, claim, count_stale_write, hold, is_paused, note, renew, settle
 from orchestrator.ledger.lifecycle import MOVES, UNFINISHED, UnitState
 from orchestrator.ledger.models import (
@@ -42,6 +52,7 @@ __all__ = [
     "add",
     "cancel",
     "check",
+    "check_same",
     "claim",
     "close",
     "conclude",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from orchestrator.database import db_now
+from orchestrator.errors import RequestIdReused
 from orchestrator.ledger import units
 from orchestrator.ledger.leases import settle
 from orchestrator.ledger.lifecycle import UnitState
@@ -36,6 +39,23 @@ def open_job(
 def requested(session: Session, kind: str, request_id: str) -> str | None:
     """The job that an earlier submission with this request id made."""
     return session.scalar(select(JobRow.id).where(JobRow.kind == kind, JobRow.request_id == request_id))
+
+
+def check_same(job_id: str, request_id: str, former: Mapping[str, object], asked: Mapping[str, object]) -> None:
+    """Whoever asks again under a request id must ask for the same; a priority is no part of what is asked for.
+
+    `former` is what made the job, by name; of `asked` only these names are looked at.
+
+    Raises:
+        RequestIdReused: something differs.
+    """
+    different = [name for name, value in former.items() if asked[name] != value]
+    if different:
+        raise RequestIdReused(
+            f"request_id: {request_id!r} is that of job {job_id}, which was submitted with another "
+            f"{', '.join(different)}: take a new one",
+            job_id=job_id,
+        )
 
 
 def pause(session: Session, job_id: str) -> None:

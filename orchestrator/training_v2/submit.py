@@ -35,6 +35,8 @@ from orchestrator.training_v2.tables import BlueprintRow, CheckpointRow, RunRow
 log = structlog.get_logger(__name__)
 
 KIND = "training"
+#: What a run that is asked for again must have in common with the first, beside its resources.
+SAME = ("name", "version", "project_id", "blueprint_id", "task_type", "config", "notes")
 #: Characters of notes.
 LONGEST_NOTES = 100_000
 
@@ -79,6 +81,7 @@ def submit(new: NewRun, *, request_id: str | None = None) -> str:
         ValidationError: a value is wrong, or the config does not fit the blueprint.
         BlueprintDoesNotExistError: there is no such blueprint.
         ProjectNotFound: there is no such project. In every case nothing was written.
+        RequestIdReused: the request id is that of a run that was asked for something else.
     """
     try:
         run_id, is_new = transact(_write, new, request_id)
@@ -145,6 +148,11 @@ def _write(session: Session, new: NewRun, request_id: str | None) -> tuple[str, 
     if request_id is not None:
         former = ledger.requested(session, KIND, request_id)
         if former is not None:
+            row = session.get_one(RunRow, former)
+            stored = {field: getattr(row, field) for field in (*SAME, "resources")}
+            asked = {field: getattr(new, field) for field in SAME}
+            asked["resources"] = new.resources.model_dump(mode="json")
+            ledger.check_same(former, request_id, stored, asked)
             return former, False
     blueprint = find_blueprint(session, new.blueprint_id)
     _check(new, blueprint)

@@ -49,6 +49,7 @@ def submit(
         ModelNotFound: no model of this id is registered with the store.
         InvalidRequest: a filter is malformed, an id is none that an inference could have, or an option is out of
             bounds. Nothing was written.
+        RequestIdReused: the request id is that of a task that was asked for something else.
     """
     if request_id is not None:
         checked_id("request_id", request_id)
@@ -118,6 +119,11 @@ def _write(
     if request_id is not None:
         former = ledger.requested(session, KIND, request_id)
         if former is not None:
+            row = session.get_one(ExportTaskRow, former)
+            # The ids that a request names are kept only until they are pinned: they are not compared.
+            stored = {"model_id": row.model_id, "archive_format": row.archive_format, **row.request}
+            asked = {"model_id": model_id, "archive_format": archive_format, **_without_ids(request)}
+            ledger.check_same(former, request_id, stored, asked)
             return former, False
     model = find_registered(session, model_id)
     if model is None:

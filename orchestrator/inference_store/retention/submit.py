@@ -78,6 +78,7 @@ def submit(
         NotFound: the model has no such policy, or no such dry run.
         Conflict: the policy runs by itself, which leaves nothing but dry runs to a caller; or the manifest is not
             what is to be run: of another policy or digest, or not there.
+        RequestIdReused: the request id is that of a task that was asked for something else.
     """
     task = NewTask(model_id, policy_id, dry_run, approved, automated, request_id, priority)
     try:
@@ -134,6 +135,13 @@ def _write(session: Session, task: NewTask) -> tuple[str, bool]:
     if task.request_id is not None:
         former = ledger.requested(session, KIND, task.request_id)
         if former is not None:
+            row = session.get_one(RetentionTaskRow, former)
+            names = "model_id", "policy_id", "dry_run", "manifest"
+            stored = row.model_id, row.policy_id, row.dry_run, row.approved_task_id
+            asked = task.model_id, task.policy_id, task.dry_run, task.approved and task.approved.task_id
+            ledger.check_same(
+                former, task.request_id, dict(zip(names, stored, strict=True)), dict(zip(names, asked, strict=True))
+            )
             return former, False
     # The lock: a policy that is replaced stops its tasks, and must not overlook this one.
     policy = session.scalar(queries.current_policy(task.model_id).with_for_update(key_share=True))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import InvalidRequest
+from orchestrator.errors import InvalidRequest, RequestIdReused
 from orchestrator.training_v2.exceptions import ValidationError
 from orchestrator.training_v2.run import Run
 from orchestrator.training_v2.submit import submit_message
@@ -30,6 +30,9 @@ def test_a_message_creates_a_run_once_for_each_request_id(scene: Scene) -> None:
     first = submit_message(spec(scene), {"request_id": "monday"})
     assert submit_message(spec(scene), {"request_id": "monday"}) == first
     assert submit_message(spec(scene), {"request_id": "tuesday"}) != first
+    more = spec(scene, config={"epochs": 4}, resources={"cpu": "2", "memory": "1Gi"})
+    with pytest.raises(RequestIdReused, match="another config, resources"):
+        submit_message(more, {"request_id": "monday"})
     assert Run.from_id(first).config == {"epochs": 3}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import InvalidRequest, ModelNotFound
+from orchestrator.errors import InvalidRequest, ModelNotFound, RequestIdReused
 from orchestrator.inference_store.export_task import get_export_details, list_export_tasks
 from orchestrator.inference_store.exports.models import ArchiveFormat
 from orchestrator.inference_store.exports.submit import submit_message
@@ -26,6 +26,8 @@ def test_a_message_is_one_export_however_often_it_comes() -> None:
     task_id = submit_message(spec, {"request_id": "again", "priority": 1})
     assert submit_message(spec, {"request_id": "again"}) == task_id
     assert get_export_details(task_id).archive_format is ArchiveFormat.COCO
+    with pytest.raises(RequestIdReused, match="another archive_format, filters, include_custom_metadata"):
+        submit_message({**spec, "archive_format": "parquet", "request": {}}, {"request_id": "again"})
 
 
 @pytest.mark.parametrize(

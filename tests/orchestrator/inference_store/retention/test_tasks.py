@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.database import writing
-from orchestrator.errors import Conflict, InvalidRequest, ModelNotFound, NotFound
+from orchestrator.errors import Conflict, InvalidRequest, ModelNotFound, NotFound, RequestIdReused
 from orchestrator.inference_store import purge
 from orchestrator.inference_store.blobs import hold_subject
 from orchestrator.inference_store.protection import protect_inference
@@ -268,6 +268,8 @@ def test_a_message_submits_once_however_often_it_comes(model: str) -> None:
     spec = {"model_id": model, "retention_policy_id": policy(model, interval=1), "automated": True}
     task_id = submit_message(spec, {"request_id": "again"})
     assert submit_message(spec, {"request_id": "again"}) == task_id
+    with pytest.raises(RequestIdReused, match="another dry_run: take a new one"):
+        submit_message({**spec, "dry_run": True}, {"request_id": "again"})
     found = find_policy(model)
     assert found is not None
     assert found.last_scheduled_at == task(task_id).created_at
