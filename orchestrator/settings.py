@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     database_url: SecretStr = SecretStr("")
     #: Connections that one process may hold, beside one for the heartbeat.
     database_pool_size: int = Field(5, ge=1)
-    broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    broker_url: SecretStr = Field(SecretStr("redis://127.0.0.1:6379/0"), min_length=1)
     #: The Redis in which workers share models' limits; empty means the broker, where that is a Redis.
     coordination_url: SecretStr = SecretStr("")
     #: Where blobs live: `file:///folder` or `s3://bucket/prefix`; empty means a folder in the home.

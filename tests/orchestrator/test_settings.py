@@ -55,6 +55,7 @@ def test_settings_are_read_once_until_they_are_forgotten(monkeypatch: pytest.Mon
         ("DATABASE_POOL_SIZE", "0"),
         ("RECONCILE_INTERVAL", "-1"),
         ("LOG_FORMAT", "xml"),
+        ("BROKER_URL", ""),
     ],
 )
 def test_a_value_that_could_not_work_is_refused_by_name(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
