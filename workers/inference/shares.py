@@ -151,7 +151,9 @@ class Member:
     async def keep(self) -> None:
         """Renew when it is time, until cancelled."""
         away = False
-        while True:
+        this = asyncio.current_task()
+        # Asked, too: below Python 3.12 `asyncio.wait_for`, by which the client sends, may swallow a cancellation.
+        while this is not None and not this.cancelling():
             await asyncio.sleep(HURRY)
             if not self.is_due():
                 continue

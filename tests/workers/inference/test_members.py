@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import fakeredis
 import pytest
@@ -119,3 +120,23 @@ async def test_a_model_with_a_rate_alone_has_no_other_limit(shares: Shares) -> N
     assert window.share.places == window.control.ceiling
     assert window.share.rate == 5
     await member.leave()
+
+
+async def test_whoever_is_told_to_end_in_the_middle_of_a_call_ends_although_the_client_did_not_hear_it(
+    shares: Shares, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member, is_calling = Member(shares, "model", Window(max_concurrency=2), limits(2)), asyncio.Event()
+    await member.join()
+
+    async def call_deaf() -> None:
+        is_calling.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(PATIENCE)
+
+    monkeypatch.setattr(member, "is_due", lambda: True)
+    monkeypatch.setattr(member, "renew", call_deaf)
+    keeper = member.keeper
+    assert keeper is not None
+    await asyncio.wait_for(is_calling.wait(), PATIENCE)
+    keeper.cancel()
+    await asyncio.wait_for(keeper, PATIENCE)
