@@ -11,6 +11,7 @@ import psutil
 import pytest
 from sqlalchemy import func, select
 
+from orchestrator import ledger
 from orchestrator.database import reading
 from orchestrator.inference_store.export_task import get_export_details
 from orchestrator.inference_store.exports import sweep
@@ -136,7 +137,9 @@ def test_a_worker_may_die_at_every_point_of_an_export(exports: Exports) -> None:
     points = exports.harness.points
     points.record()
     exports.wait(exports.submit())
-    found = [point for point in points.passed() if point.role in ("child", "parent")]
+    passed = [point for point in points.passed() if point.role in ("child", "parent")]
+    # Whoever is quicker than a heartbeat does not come by there.
+    found = [point for point in passed if ledger.renew.__qualname__ not in point.name]
     points.stop_recording()
     deaths = 0
     for point in found:

@@ -108,7 +108,9 @@ def test_a_task_may_die_at_every_point(harness: Harness, action: Action, is_appr
     task_id, _ = transact(_write, scene.request)
     ledger.nudge()
     harness.until(lambda: task(task_id).is_over, "the task is over", within=PATIENCE)
-    found = [point for point, jobs in harness.points.passed().items() if task_id in jobs and point.role == "child"]
+    passed = [point for point, jobs in harness.points.passed().items() if task_id in jobs and point.role == "child"]
+    # Whoever is quicker than a heartbeat does not come by there.
+    found = [point for point in passed if ledger.renew.__qualname__ not in point.name]
     harness.points.stop_recording()
     scene.check(task(task_id))
     assert any(begin.__qualname__ in point.name for point in found), found
