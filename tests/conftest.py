@@ -12,6 +12,7 @@ import importlib.util
 import os
 import pkgutil
 import shutil
+import signal
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
@@ -56,6 +57,12 @@ class Database:
     kind: Literal["sqlite", "postgres"]
     url: URL
     home: Path
+
+
+def pytest_configure() -> None:
+    """Let what the tests start hear Ctrl-C: in the background a shell has it ignored, which children inherit."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
