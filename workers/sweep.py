@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
 from orchestrator import meters
-from orchestrator.database import give_way
+from orchestrator.database import checkpoint, give_way
 from orchestrator.inference_store.receipts import Action
 from orchestrator.inference_store.retention import manifest
 from orchestrator.inference_store.retention.manifest import Approved
@@ -18,6 +19,8 @@ from orchestrator.ledger import Again, Done, Lease, Outcome
 TARGET = 0.08
 #: Inferences in the first page of an attempt, in the smallest and in the largest.
 FIRST, SMALLEST, LARGEST = 200, 16, 8192
+#: Inferences after which what they left in SQLite's log is copied back.
+LOGGED = 4096
 #: Seconds of work after which a unit comes back, so that others get the worker in between.
 SLICE = 3.0
 
@@ -30,9 +33,11 @@ class Pace:
 
     def learn(self, seconds: float) -> None:
         """Take in how long the last page took."""
-        wanted = self.size * TARGET / max(seconds, TARGET / 2)
-        # Down at once, up by half: a page that is too small costs little.
-        self.size = int(max(SMALLEST, min(LARGEST, wanted, self.size * 1.5)))
+        wanted = self.size * TARGET / max(seconds, TARGET / 4)
+        if seconds < 2 * TARGET:
+            # Half of the way, up to twice as many: a page may be quick, or slow, by chance.
+            wanted = math.sqrt(self.size * wanted)
+        self.size = int(max(SMALLEST, min(LARGEST, wanted)))
 
 
 def sweep(lease: Lease, task: RetentionTaskRow, action: Action) -> Outcome:
@@ -68,6 +73,7 @@ def run_manifest(lease: Lease, task: RetentionTaskRow, action: Action, approved:
 def go_on(turn: Callable[[int], Page | None], is_more: Callable[[], bool]) -> Outcome:
     """Take pages until there are no more, or the unit's time is up."""
     pace = Pace()
+    logged = 0
     deadline = time.monotonic() + SLICE
     while is_more() and (page := turn(pace.size)) is not None:
         meters.RETAINED.labels(page.action).inc(page.count)
@@ -76,4 +82,8 @@ def go_on(turn: Callable[[int], Page | None], is_more: Callable[[], bool]) -> Ou
         if time.monotonic() > deadline and is_more():
             return Again()
         give_way(page.seconds)
+        logged += page.count
+        if logged >= LOGGED:
+            checkpoint()
+            logged = 0
     return Done()

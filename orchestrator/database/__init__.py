@@ -3,13 +3,14 @@
 from orchestrator.database.bulk import insert_rows, instant_text
 from orchestrator.database.columns import Base, Identifier, JsonText, UtcDateTime, db_now, ilike, storable
 from orchestrator.database.dialects import exclusive, insert_ignoring, of_each, skip_locked
-from orchestrator.database.engine import dispose, engine, give_way, reading, transact, writing
+from orchestrator.database.engine import checkpoint, dispose, engine, give_way, reading, transact, writing
 
 __all__ = [
     "Base",
     "Identifier",
     "JsonText",
     "UtcDateTime",
+    "checkpoint",
     "db_now",
     "dispose",
     "engine",

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from functools import partial
 
 import pytest
@@ -14,7 +15,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 from orchestrator.database import dispose, engine, reading, transact, writing
-from orchestrator.database.engine import open_engine
+from orchestrator.database.engine import checkpoint, open_engine
 from orchestrator.ledger.tables import ShareRow
 from tests.conftest import Database
 from tests.support.ledger import at_once
@@ -238,3 +239,19 @@ def test_sqlite_syncs_what_it_commits_and_checks_what_refers(database: Database)
     with reading() as session:
         pragmas = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
         assert [session.scalar(text(f"PRAGMA {name}")) for name in pragmas] == ["wal", 2, 1, 30_000]
+
+
+def test_what_sqlite_has_logged_is_copied_into_its_file_while_others_are_in_transactions(database: Database) -> None:
+    transact(add, "first")
+    with writing() as session:
+        add(session, "second")
+        checkpoint()
+        assert names() == ["first"]
+    if database.kind == "sqlite":
+        assert names_in_the_file_alone() == ["first"]
+
+
+def names_in_the_file_alone() -> list[str]:
+    """What is read by whoever does not know of the log."""
+    with closing(sqlite3.connect(f"file:{engine().url.database}?immutable=1", uri=True)) as connection:
+        return [name for (name,) in connection.execute("SELECT project_id FROM dispatch_shares ORDER BY 1")]
