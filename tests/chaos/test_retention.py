@@ -33,6 +33,8 @@ SIZE = 300
 SHARE = 3
 #: Seconds until a task is over, whatever was killed.
 PATIENCE = 60.0
+#: How often a point is tried that another process may pass first.
+TRIES = 4
 
 
 class Scene:
@@ -75,8 +77,12 @@ class Scene:
         return {key for key in keys if key is not None}
 
 
-def try_points(harness: Harness, scenes: Iterable[tuple[Point, Scene]]) -> None:
-    """Run each scene's task, and kill whoever passes its point on the task's behalf, at the first and second pass."""
+def try_points(harness: Harness, scenes: Iterable[tuple[Point, Scene]]) -> list[Point]:
+    """Run each scene's task, and kill whoever passes its point on the task's behalf, at the first and second pass.
+
+    Returns the points that nobody passed.
+    """
+    missed = []
     for point, scene in scenes:
         task_id, _ = transact(_write, scene.request)
         harness.points.arm(point, (1, 2), job_id=task_id)
@@ -84,10 +90,12 @@ def try_points(harness: Harness, scenes: Iterable[tuple[Point, Scene]]) -> None:
         ledger.nudge()
         harness.until(lambda one=task_id: task(one).is_over, f"{point}: {task(task_id)}", within=PATIENCE)  # type: ignore[misc]  # bound early, on purpose
         harness.points.disarm(point, job_id=task_id)
-        assert len(harness.points.struck()) > before, f"nobody passed {point}"
+        if len(harness.points.struck()) == before:
+            missed.append(point)
         # What is doomed with a task's last breath may be left to the next purge.
         purge.remove_blobs()
         scene.check(task(task_id))
+    return missed
 
 
 @pytest.mark.parametrize("database", ["postgres"], indirect=True)
@@ -95,7 +103,7 @@ def test_a_sweep_whose_workers_die_deletes_the_same(harness: Harness) -> None:
     names = [f"before commit {_sweep.__qualname__}", f"after commit {_sweep.__qualname__}", "after blob delete"]
     scenes = [(Point("child", name), Scene(Action.HARD, is_approved=False)) for name in names]
     harness.start(workers=1, concurrency=2)
-    try_points(harness, scenes)
+    assert not try_points(harness, scenes)
 
 
 @pytest.mark.chaos
@@ -114,5 +122,9 @@ def test_a_task_may_die_at_every_point(harness: Harness, action: Action, is_appr
     harness.points.stop_recording()
     scene.check(task(task_id))
     assert any(begin.__qualname__ in point.name for point in found), found
-    try_points(harness, ((point, Scene(action, is_approved=is_approved)) for point in found if point.name != ANY))
+    left = [point for point in found if point.name != ANY]
+    for _ in range(TRIES):
+        left = try_points(harness, ((point, Scene(action, is_approved=is_approved)) for point in left))
+    # A tick may send a unit's message before its predecessor's worker does, however often.
+    assert all(" send " in f" {point.name} " for point in left), left
     print(f"{len(harness.points.struck())} deaths at {len(found)} points")
