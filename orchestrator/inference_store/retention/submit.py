@@ -136,12 +136,19 @@ def _write(session: Session, task: NewTask) -> tuple[str, bool]:
         former = ledger.requested(session, KIND, task.request_id)
         if former is not None:
             row = session.get_one(RetentionTaskRow, former)
-            names = "model_id", "policy_id", "dry_run", "manifest"
-            stored = row.model_id, row.policy_id, row.dry_run, row.approved_task_id
-            asked = task.model_id, task.policy_id, task.dry_run, task.approved and task.approved.task_id
-            ledger.check_same(
-                former, task.request_id, dict(zip(names, stored, strict=True)), dict(zip(names, asked, strict=True))
-            )
+            stored = {
+                "model_id": row.model_id,
+                "policy_id": row.policy_id,
+                "dry_run": row.dry_run,
+                "manifest": row.approved_task_id,
+            }
+            asked = {
+                "model_id": task.model_id,
+                "policy_id": task.policy_id,
+                "dry_run": task.dry_run,
+                "manifest": task.approved.task_id if task.approved else None,
+            }
+            ledger.check_same(former, task.request_id, stored, asked)
             return former, False
     # The lock: a policy that is replaced stops its tasks, and must not overlook this one.
     policy = session.scalar(queries.current_policy(task.model_id).with_for_update(key_share=True))
