@@ -35,11 +35,15 @@ LARGEST = 1_500_000
 
 @dataclass(frozen=True)
 class Fault:
-    """What becomes of a call instead: an answer, or none after so many seconds; `after`: it is served all the same."""
+    """What becomes of a call instead: an answer, or none after so many seconds; `after`: it is served all the same.
+
+    `page`: what something before the API answers in its place.
+    """
 
     status: int = 0
     delay: float = 0.0
     after: bool = False
+    page: bytes | None = None
 
 
 @cache
@@ -136,6 +140,8 @@ class Handler(BaseHTTPRequestHandler):
         if fault.delay:
             time.sleep(fault.delay)
             self.close_connection = True
+        elif fault.page is not None:
+            self.send_data(fault.status, "text/html", fault.page)
         elif fault.status:
             self.refuse(Refusal(fault.status, "Fault", "as the test says"))
         elif answer is not None:
@@ -192,9 +198,11 @@ class Handler(BaseHTTPRequestHandler):
         self.send(refusal.status, {**status, "code": refusal.status})
 
     def send(self, status: int, answer: Object) -> None:
-        data = json.dumps(answer).encode()
+        self.send_data(status, "application/json", json.dumps(answer).encode())
+
+    def send_data(self, status: int, content_type: str, data: bytes) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)

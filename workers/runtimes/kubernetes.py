@@ -24,6 +24,8 @@ log = structlog.get_logger(__name__)
 #: Runs that one question names: of what ended long ago there may be far more than of what lives, and the length of
 #: a URL is limited.
 BATCH = 100
+#: What the API answers to a job that it will never take: it is invalid, or too large.
+INVALID = (400, 413, 422)
 
 
 class KubernetesRuntime:
@@ -124,11 +126,13 @@ class KubernetesRuntime:
         except Malformed as error:
             raise LaunchRefused(f"this is no Kubernetes job: {error}") from error
         except Rejected as rejected:
-            if rejected.status == 409:
-                return  # somebody was faster
+            if rejected.status in INVALID:
+                raise LaunchRefused(f"the Kubernetes API refused the job: {rejected.message}") from rejected
             if rejected.status == 404:
                 raise Unavailable(f"no namespace {self.api.namespace!r}: {rejected.message}") from rejected
-            raise LaunchRefused(f"the Kubernetes API refused the job: {rejected.message}") from rejected
+            # 409: somebody was faster, unless it was a quota that two have changed at a time.
+            if rejected.status != 409 or not self._is_known(launch):
+                raise Unavailable(f"the Kubernetes API did not take the job: {rejected.message}") from rejected
 
     def _bury(self, launch: LaunchName) -> bool:
         """Take the name of a launch that was never submitted; False if it was submitted just now."""

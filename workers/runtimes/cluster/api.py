@@ -34,7 +34,7 @@ PAGE = 500
 
 
 class Rejected(OrchestratorError):
-    """The API understood the request, and refused it."""
+    """The API itself understood the request, and refused it."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -53,7 +53,8 @@ class ClusterApi:
     """One namespace of the cluster that the settings name. Threads may share it.
 
     Every method raises `Unavailable` when the API cannot be reached, does not answer in time, or answers
-    with 401, 403, 429 or a failure of its own: all these somebody mends, or they pass.
+    with 401, 403, 429 or a failure of its own, or when something before it answers in its place, such as a
+    page to log in at: all these somebody mends, or they pass.
     """
 
     def __init__(self, namespace: str) -> None:
@@ -79,7 +80,7 @@ class ClusterApi:
         """Create a job.
 
         Raises:
-            Rejected: 409 if one has its name, 422 or another code if it will never be taken.
+            Rejected: 409 if one has its name, 400, 413 or 422 if it will never be taken.
         """
         self._call(self._batch.create_namespaced_job, body=body)
 
@@ -134,7 +135,10 @@ class ClusterApi:
         items: list[Object] = []
         options: dict[str, Any] = {"label_selector": selector, "limit": PAGE}
         while True:
-            response = self._ask(method, **options)
+            try:
+                response = self._ask(method, **options)
+            except Rejected as rejected:
+                raise Unavailable(f"the Kubernetes API refused to list {selector}: {rejected.message}") from rejected
             page = _read(response)
             items += page["items"]
             following = page["metadata"].get("continue")
@@ -170,11 +174,12 @@ class ClusterApi:
         try:
             response: BaseHTTPResponse = method(**options)
         except ApiException as error:
-            status, message = int(error.status or 0), _message(error.body or "")
-            if status in (401, 403, 408, 410, 429) or status >= 500:
+            status, refusal = int(error.status or 0), _refusal(error.body or "")
+            if refusal is None or status in (401, 403, 408, 410, 429) or status >= 500:
+                message = str(error.body or error.reason)[:500] if refusal is None else refusal
                 raise Unavailable(f"the Kubernetes API answered {status}: {message}") from error
-            raise Rejected(status, message) from error
-        except (HTTPError, OSError) as error:
+            raise Rejected(status, refusal) from error
+        except (HTTPError, OSError, UnicodeDecodeError) as error:
             raise Unavailable(f"the Kubernetes API does not answer: {error}") from error
         return response
 
@@ -230,9 +235,11 @@ def _read(response: BaseHTTPResponse) -> Object:
     from urllib3.exceptions import HTTPError
 
     try:
-        found: Object = orjson.loads(response.data)
+        found = orjson.loads(response.data)
     except (HTTPError, OSError, ValueError) as error:
         raise Unavailable(f"the Kubernetes API broke off: {error}") from error
+    if not isinstance(found, dict) or "kind" not in found:
+        raise Unavailable("something else answers where the Kubernetes API should be")
     return found
 
 
@@ -253,9 +260,10 @@ def _date(response: BaseHTTPResponse) -> datetime:
         return datetime.now(UTC)
 
 
-def _message(body: str) -> str:
-    """What a refusal says; it is a Status object, unless something between here and the API wrote it."""
+def _refusal(body: str | bytes) -> str | None:
+    """What the API says; None if this is no Status object, which something between here and the API wrote."""
     try:
-        return str(orjson.loads(body)["message"])
-    except (ValueError, KeyError, TypeError):
-        return body[:500]
+        said = orjson.loads(body)
+    except ValueError:
+        return None
+    return str(said.get("message", "")) if isinstance(said, dict) and said.get("kind") == "Status" else None

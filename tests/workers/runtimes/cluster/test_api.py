@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -34,6 +35,50 @@ def test_what_can_never_run_is_refused(runtime: KubernetesRuntime, cluster: Clus
     with pytest.raises(LaunchRefused, match=why):
         runtime.submit(launch)
     assert not cluster.jobs
+
+
+@pytest.mark.parametrize("status", [200, 302, 400, 404, 405, 413])
+def test_what_something_before_the_api_answers_is_no_answer_of_the_api(
+    runtime: KubernetesRuntime, api: KubernetesApi, status: int
+) -> None:
+    launch, page = a_launch(), Fault(status, page="<html>Bitte melden Sie sich an, Müller</html>".encode("latin-1"))
+    runtime.submit(launch)
+    asks: list[Callable[[], object]] = [
+        lambda: runtime.submit(launch),
+        lambda: look(runtime, launch),
+        lambda: runtime.terminate(launch, MINUTE),
+    ]
+    for ask in asks:
+        api.faults.append(page)
+        with pytest.raises(Unavailable):
+            ask()
+    api.faults.append(page)
+    assert runtime.sweep() == 0
+    new = a_launch()
+    api.faults.extend([Fault(), page])
+    with pytest.raises(Unavailable):
+        runtime.submit(new)
+    assert isinstance(runtime.submit(new), Waiting)
+    assert isinstance(look(runtime, launch), Waiting)
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 422])
+def test_a_list_that_the_api_refuses_says_nothing_of_any_launch(
+    runtime: KubernetesRuntime, api: KubernetesApi, status: int
+) -> None:
+    api.faults.append(Fault(status))
+    with pytest.raises(Unavailable, match="as the test says"):
+        look(runtime, a_launch())
+
+
+@pytest.mark.parametrize("status", [405, 409, 415])
+def test_only_a_job_that_the_api_calls_invalid_is_given_up(
+    runtime: KubernetesRuntime, api: KubernetesApi, status: int
+) -> None:
+    api.faults.extend([Fault(), Fault(status)])
+    with pytest.raises(Unavailable, match="did not take the job: as the test says"):
+        runtime.submit(launch := a_launch())
+    assert isinstance(runtime.submit(launch), Waiting)
 
 
 @pytest.mark.parametrize("status", [401, 403, 410, 429, 500, 503])
