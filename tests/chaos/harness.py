@@ -217,17 +217,20 @@ class Harness:
         assert job is not None
         return job
 
-    def drain(self, *, within: float = 30.0) -> None:
-        """Wait until the jobs that have ended have nothing left to settle; nothing runs that could, no wait."""
-        over = [job_id for job_id in self.job_ids if self.is_over(job_id)]
-        unfinished = select(UnitRow.id).where(UnitRow.job_id.in_(over), UnitRow.state.in_(UNFINISHED)).limit(1)
+    def drain(self, *, within: float = 60.0) -> None:
+        """Wait until nothing is left to settle but what belongs to jobs that go on; nothing runs that could, no wait.
+
+        A job that has ended is followed by its index, which is a job of its own.
+        """
+        live = [job_id for job_id in self.job_ids if not self.is_over(job_id)]
+        unfinished = select(UnitRow.id).where(UnitRow.job_id.not_in(live), UnitRow.state.in_(UNFINISHED)).limit(1)
 
         def is_settled() -> bool:
             with reading() as session:
                 return session.scalar(unfinished) is None
 
         if self.members:
-            self.until(is_settled, "whoever ended a job and was killed then is settled", within=within)
+            self.until(is_settled, "what jobs have left is settled", within=within)
 
     def close(self) -> None:
         """Kill every process but the children of pools, which must end by themselves."""

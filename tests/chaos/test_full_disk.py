@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import OperationalError
 
-from orchestrator.bulk_inference import ProgressState, submit_bulk_inference_job
+from orchestrator.bulk_inference import ProgressState, abort_bulk_inference_job
 from orchestrator.database import dispose
 from orchestrator.errors import Unavailable
 from orchestrator.registry import create_dataset, create_project, import_snapshot
@@ -84,10 +84,10 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def submit_until_refused(scene: Scene) -> None:
+def submit_until_refused(harness: Harness, scene: Scene) -> None:
     """Submit: a page may have room for some more rows."""
     for _ in range(1_000):
-        submit_bulk_inference_job(scene.request())
+        harness.submit(scene)
 
 
 def has_computed(harness: Harness, job_id: str, wanted: int) -> bool:
@@ -108,8 +108,11 @@ def run_on_a_disk_that_fills_up(disk: SmallDisk, harness: Harness, *, datums: in
         harness.pause(FULL_FOR)
         disk.fill()
         with pytest.raises(OperationalError, match=r"disk is full|No space left"):
-            submit_until_refused(scene)
+            submit_until_refused(harness, scene)
         disk.free()
+        for accepted in harness.job_ids:
+            if accepted != job_id:
+                abort_bulk_inference_job(accepted)
     harness.server.behaviour.delay = 0
     (details,) = harness.wait(job_id)
     assert (details.status, details.num_failed, details.reason) == (ProgressState.SUCCEEDED, 0, "")
