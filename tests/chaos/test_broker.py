@@ -124,16 +124,22 @@ def submit_while_away(
     pause: float,
     within: float = RESUMES,
     submits: float = SUBMITS,
+    beside: float = 0,
 ) -> None:
     scene = harness.scene(5)
     harness.start(workers=1, concurrency=2)
     harness.submit(scene)
     harness.wait(within=30)
+    if beside:
+        # On a busy machine everything takes longer, with a broker as without.
+        submits = max(submits, 1.5 * percentile(submit_for(harness, scene, beside, pause=pause)))
+        harness.wait(within=60)
+    present = len(harness.job_ids)
     server.stop()
     took = submit_for(harness, scene, seconds, pause=pause)
     server.start()
     begun = time.monotonic()
-    waiting = harness.job_ids[1:]
+    waiting = harness.job_ids[present:]
     harness.until(lambda: claims(*waiting), "the first unit is claimed", within=within)
     print(f"{len(took)} submissions; resumed after {time.monotonic() - begun:.1f} s")
     assert percentile(took) < submits, sorted(took)[-5:]
@@ -156,7 +162,7 @@ def test_without_a_broker_jobs_are_accepted_at_once_and_run_when_it_is_back(
 @pytest.mark.chaos
 @pytest.mark.timeout(300)
 def test_a_minute_without_a_broker_delays_jobs_and_nothing_else(harness: Harness, redis_server: RedisServer) -> None:
-    submit_while_away(harness, redis_server, 60, pause=0.15)
+    submit_while_away(harness, redis_server, 60, pause=0.15, beside=15)
 
 
 def test_submissions_do_not_wait_for_a_broker_in_a_black_hole(harness: Harness, way: Proxy) -> None:
