@@ -1,6 +1,6 @@
 # Every target needs Python 3.11 to 3.13 with pip, and nothing else: the rest is installed into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check docs services faults chaos bench clean
+.PHONY: help install demo test check docs services faults chaos endurance bench clean
 
 # Relative, so that a folder with spaces in its path works as well.
 BIN := .venv/bin
@@ -23,10 +23,10 @@ demo: .venv/installed  ## a real model infers over real handwritten digits, thro
 	@$(BIN)/python -m examples.digits $(ARGS)
 
 test: .venv/installed  ## the suite, on a Redis and a PostgreSQL of its own
-	@$(BIN)/python -m pytest -m "not chaos and not faults" -n $(PROCESSES) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -m "not (chaos or faults or endurance)" -n $(PROCESSES) --dist loadfile $(ARGS)
 
 faults: .venv/installed  ## what the suite has no time for: each thing is broken once, for a short while
-	@$(BIN)/python -m pytest -m "faults and not chaos" -n 2 --dist load $(ARGS)
+	@$(BIN)/python -m pytest -m "faults and not (chaos or endurance)" -n 2 --dist load $(ARGS)
 
 check: .venv/installed  ## lint, format, types, imports and size limits, in under a minute
 	@$(BIN)/ruff check .
@@ -40,10 +40,13 @@ docs: .venv/installed  ## write the state machines into docs/architecture.md, fr
 
 services: .venv/installed  ## what a server makes a difference to, on this machine's PostgreSQL, Redis and RabbitMQ
 	@ORCHESTRATOR_TEST_SERVICES="$${ORCHESTRATOR_TEST_SERVICES:-1}" \
-		$(BIN)/python -m pytest -m "services and not chaos" -n 3 --dist loadfile $(ARGS)
+		$(BIN)/python -m pytest -m "services and not (chaos or endurance)" -n 3 --dist loadfile $(ARGS)
 
-chaos: .venv/installed  ## the slow tests: everything is killed, cut and wiped, over and over
-	@$(BIN)/python -m pytest -m chaos -n 2 --dist loadfile $(ARGS)
+chaos: .venv/installed  ## bulk inference is killed, cut and wiped, over and over; in a quarter of an hour
+	@$(BIN)/python -m pytest -m "chaos and not endurance" -n 3 --dist worksteal $(ARGS)
+
+endurance: .venv/installed  ## an hour or more: what else dies at every point, a thousand stops, gigabytes, every time zone
+	@$(BIN)/python -m pytest -m endurance -n 2 --dist worksteal $(ARGS)
 
 bench: .venv/installed  ## every benchmark on both databases, and one table of goals and figures
 	@$(BIN)/python -m benchmarks $(ARGS)

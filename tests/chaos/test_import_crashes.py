@@ -113,13 +113,13 @@ def die_at_every_point(harness: Harness) -> set[str]:
     return {point.name for point in found}
 
 
-@pytest.mark.chaos
+@pytest.mark.endurance
 def test_an_import_may_die_at_every_point(harness: Harness) -> None:
     found = die_at_every_point(harness)
     assert {"before blob write", "during blob write", "before blob rename", "after blob rename"} <= found
 
 
-@pytest.mark.chaos
+@pytest.mark.endurance
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_an_import_into_a_bucket_may_die_at_every_point(bucket: None, harness: Harness) -> None:
     found = die_at_every_point(harness)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -77,15 +77,17 @@ class Scene:
         return {key for key in keys if key is not None}
 
 
-def try_points(harness: Harness, scenes: Iterable[tuple[Point, Scene]]) -> list[Point]:
-    """Run each scene's task, and kill whoever passes its point on the task's behalf, at the first and second pass.
+def try_points(
+    harness: Harness, scenes: Iterable[tuple[Point, Scene]], passes: Collection[int] = (1, 2)
+) -> list[Point]:
+    """Run each scene's task, and kill whoever passes its point on the task's behalf, at these passes.
 
     Returns the points that nobody passed.
     """
     missed = []
     for point, scene in scenes:
         task_id, _ = transact(_write, scene.request)
-        harness.points.arm(point, (1, 2), job_id=task_id)
+        harness.points.arm(point, passes, job_id=task_id)
         before = len(harness.points.struck())
         ledger.nudge()
         harness.until(lambda one=task_id: task(one).is_over, f"{point}: {task(task_id)}", within=PATIENCE)  # type: ignore[misc]  # bound early, on purpose
@@ -106,9 +108,13 @@ def test_a_sweep_whose_workers_die_deletes_the_same(harness: Harness) -> None:
     assert not try_points(harness, scenes)
 
 
-@pytest.mark.chaos
+@pytest.mark.endurance
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("action, is_approved", [(Action.HARD, False), (Action.SOFT, False), (Action.HARD, True)])
+@pytest.mark.parametrize(
+    "database, action, is_approved",
+    [("postgres", Action.HARD, False), ("sqlite", Action.SOFT, False), ("sqlite", Action.HARD, True)],
+    indirect=["database"],
+)
 def test_a_task_may_die_at_every_point(harness: Harness, action: Action, is_approved: bool, database: Database) -> None:
     scene = Scene(action, is_approved=is_approved)
     harness.start(workers=2, concurrency=2)
@@ -124,6 +130,6 @@ def test_a_task_may_die_at_every_point(harness: Harness, action: Action, is_appr
     assert any(begin.__qualname__ in point.name for point in found), found
     left = [point for point in found if point.name != ANY]
     for _ in range(TRIES):
-        left = try_points(harness, ((point, Scene(action, is_approved=is_approved)) for point in left))
+        left = try_points(harness, ((point, Scene(action, is_approved=is_approved)) for point in left), passes=(1,))
     assert not left, f"nobody passed these again: {', '.join(map(str, left))}"
     print(f"{len(harness.points.struck())} deaths at {len(found)} points")

@@ -113,7 +113,7 @@ def test_a_tick_or_a_submission_that_dies_submits_each_instants_job_once(harness
     check_all(harness, timetables)
 
 
-@pytest.mark.chaos
+@pytest.mark.endurance
 @pytest.mark.timeout(600)
 def test_schedules_survive_random_kills_of_everything_under_every_policy(harness: Harness) -> None:
     scene = harness.scene(2)

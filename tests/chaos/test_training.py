@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import psutil
 import pytest
@@ -52,9 +51,9 @@ while step < {steps}:
 #: A trainer that ends well at an instant which it is given late.
 PUNCTUAL = """
 import time
+os.mkfifo(folder / "at")
 ready()
-while not (folder / "at").exists() or not (at := (folder / "at").read_text()):
-    time.sleep(0.002)
+at = (folder / "at").read_text()
 time.sleep(max(0, float(at) - time.time()))
 os._exit(0)
 """
@@ -146,13 +145,13 @@ def test_no_trainer_is_orphaned_or_doubled_by_a_few_kills(harness: Harness, stag
     kill_and_train(harness, stage, kills=5, runs=2, steps=15)
 
 
-@pytest.mark.chaos
+@pytest.mark.endurance
 @pytest.mark.timeout(1800)
 def test_no_trainer_is_orphaned_or_doubled_by_a_hundred_kills(harness: Harness, stage: Stage) -> None:
     kill_and_train(harness, stage, kills=100, runs=4, steps=150)
 
 
-@pytest.mark.chaos
+@pytest.mark.endurance
 @pytest.mark.timeout(300)
 def test_a_frozen_trainer_is_ended_and_launched_again_once(harness: Harness, stage: Stage) -> None:
     harness.start(workers=1)
@@ -168,19 +167,17 @@ def test_a_frozen_trainer_is_ended_and_launched_again_once(harness: Harness, sta
 def stop_around_exit(stage: Stage, chance: random.Random, count: int) -> Counter[str]:
     """Stop so many runs at the moment at which their trainers end; how they ended."""
     run_ids = [stage.create(PUNCTUAL) for _ in range(count)]
-    for run_id in run_ids:
-        stage.step_until(run_id, RunState.JOB_RUNNING, *map(RunState, TERMINAL), within=120)
+    stage.step_all_until(run_ids, RunState.JOB_RUNNING, *map(RunState, TERMINAL), within=120)
     for run_id in run_ids:
         stage.wait_ready(run_id)
     for run_id in run_ids:
-        at = stage.folder(run_id).path / "at"
-        Path(f"{at}-draft").write_text(str(time.time() + chance.uniform(0.0, 0.6)))
-        Path(f"{at}-draft").rename(at)
+        (stage.folder(run_id).path / "at").write_text(str(time.time() + chance.uniform(0.0, 0.6)))
         time.sleep(chance.uniform(0.0, 0.2))
         stage.stop(run_id, grace=5)
         for _ in range(chance.randrange(3)):
             stage.step(run_id)
-    ends = Counter(str(stage.finish(run_id, within=60)) for run_id in run_ids)
+    stage.step_all_until(run_ids, *map(RunState, TERMINAL), within=60)
+    ends = Counter(str(state(run_id)) for run_id in run_ids)
     for run_id in run_ids:
         stage.wait_cleared(run_id)
         assert sum(each in TERMINAL for each in history(run_id)) == 1, history(run_id)
@@ -195,7 +192,7 @@ def test_a_few_stops_around_the_moment_of_exit_end_in_one_state_each(stage: Stag
     assert sum(stop_around_exit(stage, random.Random(SEED), 5).values()) == 5
 
 
-@pytest.mark.chaos
+@pytest.mark.endurance
 @pytest.mark.timeout(3600)
 def test_a_thousand_stops_around_the_moment_of_exit_end_in_one_state_each(stage: Stage) -> None:
     # On each of two databases five hundred.

@@ -42,7 +42,7 @@ def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Volume]:
     made.unmount()
 
 
-@pytest.mark.chaos
+@pytest.mark.endurance
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a folder")
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_job_waits_for_a_blob_folder_that_is_unmounted_under_it(volume: Volume, harness: Harness) -> None:

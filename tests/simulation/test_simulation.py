@@ -19,7 +19,7 @@ from tests.support.seed import SEED
 #: Seconds within which a mutant must be noticed, by the issue.
 NOTICED_WITHIN = 60.0
 #: Seeds of every run of the suite, and of `make chaos`; the latter begins where the run's seed says.
-SOME, MANY = 40, 2000
+SOME, MANY, THOUSANDS = 40, 200, 4000
 
 
 @pytest.fixture
@@ -43,23 +43,25 @@ def test_a_seed_replays_step_by_step_whatever_ran_before_it(simulated: Simulator
     assert again == first
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("mutant", NAMED)
 def test_without_what_its_promises_stand_on_a_violation_is_found(simulated: Simulator, mutant: str) -> None:
     _must_be_noticed(simulated, mutant)
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("mutant", [name for name in MUTANTS if name not in NAMED])
 def test_without_any_of_its_safeguards_a_violation_is_found(simulated: Simulator, mutant: str) -> None:
     _must_be_noticed(simulated, mutant)
 
 
-@pytest.mark.chaos
 @pytest.mark.timeout(1800)
-def test_thousands_of_seeds_find_nothing() -> None:
-    seeds = ["--seeds", str(MANY), "--first", str(SEED * MANY)]
+@pytest.mark.parametrize(
+    "count", [pytest.param(MANY, marks=pytest.mark.chaos), pytest.param(THOUSANDS, marks=pytest.mark.endurance)]
+)
+def test_seeds_that_nobody_has_tried_find_nothing(count: int) -> None:
+    seeds = ["--seeds", str(count), "--first", str(SEED * THOUSANDS)]
     command = [sys.executable, "-m", "tests.simulation", "--jobs", "2", *seeds]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -94,6 +94,16 @@ class Stage:
 
         wait_until(is_there, f"{run_id} is {' or '.join(states)}", within=within)
         return state(run_id)
+
+    def step_all_until(self, run_ids: Iterable[str], *states: RunState, within: float = 30.0) -> None:
+        """Take steps with all of the runs, in turns, until each has been seen in one of the states."""
+        left = set(run_ids)
+
+        def are_there() -> bool:
+            left.difference_update({run_id for run_id in left if self.step(run_id) in states})
+            return not left
+
+        wait_until(are_there, f"runs are {' or '.join(states)}", within=within)
 
     def finish(self, run_id: str, *, within: float = 30.0) -> RunState:
         """Take steps until the run has ended."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from importlib.resources import files
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -18,6 +19,13 @@ from orchestrator.schedules.tables import OccurrenceRow
 #: Every clock on earth has been put forward and back by multiples of this since 1972.
 STEP = timedelta(minutes=15)
 PROJECT = "project"
+
+
+def distinct_zones() -> list[str]:
+    """Every zone, under one of its names: two of five names are others for the same clock."""
+    data = files("tzdata")
+    names = data.joinpath("zones").read_text().split()
+    return sorted({data.joinpath("zoneinfo", *name.split("/")).read_bytes(): name for name in names}.values())
 
 
 def new(**values: Any) -> NewSchedule:

@@ -237,7 +237,7 @@ def database_of_its_own(home: Path, sqlite_template: Path) -> Iterator[None]:
 
 @pytest.mark.timeout(900)  # seconds while all is well; a counterexample takes minutes to shrink
 @pytest.mark.usefixtures("database_of_its_own")
-@pytest.mark.parametrize("examples", [8, pytest.param(60, marks=pytest.mark.chaos)])
+@pytest.mark.parametrize("examples", [8, pytest.param(60, marks=pytest.mark.endurance)])
 def test_whatever_happens_in_whatever_order_a_run_lives_as_its_table_says(
     monkeypatch: pytest.MonkeyPatch, examples: int
 ) -> None:

@@ -173,7 +173,7 @@ def test_a_sidecar_that_can_tell_nobody_for_too_long_ends_its_pod(
         postgres.execute("ALTER DATABASE {} ALLOW_CONNECTIONS true", database.url.database)
 
 
-@pytest.mark.chaos
+@pytest.mark.endurance
 @ON_SQLITE
 def test_the_death_of_a_sidecar_ends_its_launch_and_another_follows(stage: Stage) -> None:
     run_id = stage.launch("""

@@ -64,7 +64,7 @@ def labels(count: int) -> str:
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("make", [make_zip, make_tar])
 # What may be allocated more, in MiB. A list of the paths alone would take more than that.
-@pytest.mark.parametrize("many, allowed", [(20_000, 6), pytest.param(100_000, 16, marks=pytest.mark.chaos)])
+@pytest.mark.parametrize("many, allowed", [(20_000, 6), pytest.param(100_000, 16, marks=pytest.mark.endurance)])
 def test_many_files_need_no_more_memory_than_1_000(
     make: object, database: object, many: int, allowed: int, tmp_path: Path
 ) -> None:
