@@ -24,10 +24,12 @@ def protect_inference(model_id: str, inference_id: str, is_protected: bool = Tru
     Returns:
         The inference id; None if there is no such inference, or a sweep was faster.
     """
-    return transact(_set, checked_text("model_id", model_id), checked_text("inference_id", inference_id), is_protected)
+    model_id, inference_id = checked_text("model_id", model_id), checked_text("inference_id", inference_id)
+    return transact(protect, model_id, inference_id, is_protected)
 
 
-def _set(session: Session, model_id: str, inference_id: str, is_protected: bool) -> str | None:
+def protect(session: Session, model_id: str, inference_id: str, is_protected: bool = True) -> str | None:
+    """The same, in the caller's transaction, of ids that were checked."""
     return session.scalar(
         update(InferenceRow)
         .where(InferenceRow.model_id == model_id, InferenceRow.inference_id == inference_id)

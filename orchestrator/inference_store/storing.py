@@ -26,6 +26,7 @@ from orchestrator.inference_store.models import (
     NewStandardMetadataRequest,
     TaskType,
 )
+from orchestrator.inference_store.protection import protect
 from orchestrator.inference_store.register import learn_embedding_size, registered
 from orchestrator.inference_store.tables import EmbeddingRow, InferenceRow, LabelRow, MetadataRow, StoreModelRow
 from orchestrator.inference_store.texts import checked_id, checked_text
@@ -119,7 +120,8 @@ def entry(request: NewExtendedMetadataRequest) -> Entry:
 def write(session: Session, new: NewInference, key: str | None) -> None:
     """Store the inference, its labels, embedding and metadata, and let it name the blob under `key`.
 
-    All in the caller's transaction. One that is stored already, and is the same, is left as it is.
+    All in the caller's transaction. One that is stored already, and is the same, is left as it is, but that it is
+    protected from now on if that is asked for.
 
     Raises:
         ModelNotFound: the model is not registered.
@@ -139,7 +141,9 @@ def write(session: Session, new: NewInference, key: str | None) -> None:
         "is_protected": new.is_protected,
     }
     if not insert_ignoring(session, InferenceRow, [row]):
-        _compare(session, new, key)
+        found = _compare(session, new, key)
+        if new.is_protected and not found.is_protected and not protect(session, new.model_id, new.inference_id):
+            raise _deleted(new.inference_id)
         return
     # After the insert: deletion locks inferences before it locks their blobs.
     if key is not None and not blobs.claim(session, new.model_id, key):
@@ -211,11 +215,11 @@ def _check_size(session: Session, model: StoreModelRow, size: int) -> None:
         raise InvalidRequest(f"embedding has {size} numbers: those of {model.model_id!r} have {model.embedding_size}")
 
 
-def _compare(session: Session, new: NewInference, key: str | None) -> None:
-    """Make sure that the inference that is stored is the same."""
+def _compare(session: Session, new: NewInference, key: str | None) -> InferenceRow:
+    """The inference that is stored, which must be the same."""
     row = session.get(InferenceRow, (new.model_id, new.inference_id))
     if row is None or row.deleted_at is not None:
-        raise Conflict(f"inference {new.inference_id!r} was deleted: choose another id")
+        raise _deleted(new.inference_id)
     different = [name for name, value in new.columns.items() if getattr(row, name) != value]
     if (row.data_storage_key is None) != (key is None):
         different.append("data_storage_key")
@@ -229,3 +233,8 @@ def _compare(session: Session, new: NewInference, key: str | None) -> None:
         raise Conflict(
             f"inference {new.inference_id!r} is stored already, with another {', '.join(different)}: choose another id"
         )
+    return row
+
+
+def _deleted(inference_id: str) -> Conflict:
+    return Conflict(f"inference {inference_id!r} was deleted: choose another id")

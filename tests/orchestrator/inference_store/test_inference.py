@@ -129,6 +129,16 @@ def test_the_same_inference_created_again_is_stored_once() -> None:
     assert (count_of(InferenceRow), count_of(StoreBlobRow), count_of(LabelRow)) == (1, 1, 2)
 
 
+def test_who_stores_an_inference_again_may_protect_it_and_nobody_unprotects_it_so() -> None:
+    model_id = registered()
+    seen = []
+    for is_protected in (False, True, False):
+        found = create_inference(model_id, request(model_id, "i", collection(), is_protected=is_protected))
+        assert found is not None
+        seen.append(found.is_protected)
+    assert seen == [False, True, True]
+
+
 @pytest.mark.parametrize(
     "change, what",
     [
