@@ -7,7 +7,18 @@ from typing import Any
 from orchestrator import errors
 
 
-class OpenApiException(errors.OrchestratorError):
+class Portable:
+    """An error that another process can be told of: it is pickled as it is, and never constructed again."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _revived, (type(self), getattr(self, "args", ())), vars(self)
+
+
+def _revived(kind: type[Exception], args: tuple[object, ...]) -> Exception:
+    return kind.__new__(kind, *args)
+
+
+class OpenApiException(Portable, errors.OrchestratorError):
     """The root of what the documented SDK calls failures of its service."""
 
 
@@ -30,8 +41,9 @@ class ApiException(errors.ApiException, OpenApiException):
         self.data = data
 
 
-#: The documentation has both spellings.
-APIException = ApiException
+#: What the documentation says that every function may raise. It is the root of all requests that could not be
+#: served, so that it catches what training leaves to others, too: a project that is not there, a store that is away.
+APIException = errors.ApiException
 
 
 class TrainingConflict(ApiException, errors.Conflict):
@@ -43,23 +55,27 @@ class TrainingConflict(ApiException, errors.Conflict):
         super().__init__(body=body)
 
 
-class BlueprintDoesNotExistError(errors.NotFound):
+class BlueprintDoesNotExistError(ApiException, errors.NotFound):
     """No blueprint is as described, or it has been deleted."""
+
+    status = 404
 
     def __init__(self, id: str | None = None, name: str | None = None, version_ilike: str | None = None) -> None:  # noqa: A002  the documented name
         wanted = f"with the id {id!r}" if id is not None else f"named {name!r}"
         version = "" if version_ilike is None else f" with a version like {version_ilike!r}"
-        super().__init__(f"there is no blueprint {wanted}{version}: `orchestrator blueprint list` shows them")
+        super().__init__(body=f"there is no blueprint {wanted}{version}: `orchestrator blueprint list` shows them")
         self.id = id
         self.name = name
         self.version_ilike = version_ilike
 
 
-class RunDoesNotExistError(errors.NotFound):
+class RunDoesNotExistError(ApiException, errors.NotFound):
     """No run has this id, or it has been deleted."""
 
+    status = 404
+
     def __init__(self, id: str | None = None) -> None:  # noqa: A002  the documented name
-        super().__init__(f"there is no training run with the id {id!r}: `orchestrator run list` shows them")
+        super().__init__(body=f"there is no training run with the id {id!r}: `orchestrator run list` shows them")
         self.id = id
 
 
@@ -83,7 +99,7 @@ class ValidationError(errors.InvalidRequest, ValueError):
         self.message = message
 
 
-class StaleLaunch(errors.OrchestratorError):
+class StaleLaunch(Portable, errors.OrchestratorError):
     """This launch of the run is no longer the one that counts: nothing was written, and its trainer must end."""
 
     def __init__(self, run_id: str, launch: int) -> None:
@@ -92,7 +108,7 @@ class StaleLaunch(errors.OrchestratorError):
         self.launch = launch
 
 
-class RunnerError(errors.OrchestratorError):
+class RunnerError(Portable, errors.OrchestratorError):
     """Training code could not talk to its run."""
 
 

@@ -175,11 +175,12 @@ class Run(BaseModelWithDatetime):
             sort: `sequence:desc` by default.
 
         Raises:
+            RunDoesNotExistError: the run does not exist or has been deleted.
             ValidationError: a value is wrong.
         """
         most, skipped = bounds(limit, offset, EVENTS)
         ordered = order(sort, {"sequence": EventRow.sequence}, "sequence:desc")
-        statement = sql_select(EventRow).where(EventRow.subject_id == self._id).order_by(*ordered)
+        statement = sql_select(EventRow).where(EventRow.subject_id == self._known_id).order_by(*ordered)
         with reading() as session:
             return [_as_event(row) for row in session.scalars(statement.limit(most).offset(skipped))]
 
@@ -200,17 +201,22 @@ class Run(BaseModelWithDatetime):
                 since no two metrics of a run are of the same instant.
 
         Raises:
+            RunDoesNotExistError: the run does not exist or has been deleted.
             ValidationError: a value is wrong.
         """
         check_instants(created_before=created_before)
         most, _ = bounds(limit, None)
         return metrics.find_metrics(
-            self._id, global_steps=global_steps, tags=tags, limit=most, created_before=created_before
+            self._known_id, global_steps=global_steps, tags=tags, limit=most, created_before=created_before
         )
 
     def get_all_metrics(self) -> list[Metric]:
-        """Get all metrics for this run, in no set order."""
-        return list(metrics.all_metrics(self._id))
+        """Get all metrics for this run, in no set order.
+
+        Raises:
+            RunDoesNotExistError: the run does not exist or has been deleted.
+        """
+        return list(metrics.all_metrics(self._known_id))
 
     def get_checkpoints(
         self,
@@ -226,10 +232,15 @@ class Run(BaseModelWithDatetime):
         limit: int | None = None,
         offset: int | None = None,
     ) -> list[Checkpoint]:
-        """Get checkpoints for this run; the parameters are those of `checkpoint.get_checkpoints`."""
+        """Get checkpoints for this run; the parameters are those of `checkpoint.get_checkpoints`.
+
+        Raises:
+            RunDoesNotExistError: the run does not exist or has been deleted.
+            ValidationError: a value is wrong.
+        """
         return checkpoint.get_checkpoints(
             ids=ids,
-            run_ids=[self._id],
+            run_ids=[self._known_id],
             project_ids=project_ids,
             global_steps=global_steps,
             statuses=statuses,
@@ -242,14 +253,22 @@ class Run(BaseModelWithDatetime):
         )
 
     def get_global_steps_with_checkpoints(self) -> list[int]:
-        """Get the global steps for which a complete checkpoint exists for this run, in ascending order."""
-        return checkpoint.steps_of(self._id)
+        """Get the global steps for which a complete checkpoint exists for this run, in ascending order.
+
+        Raises:
+            RunDoesNotExistError: the run does not exist or has been deleted.
+        """
+        return checkpoint.steps_of(self._known_id)
 
     @property
     def _id(self) -> str:
         if self.id is None:
             raise ValidationError("id: this run has none; select it when listing runs")
         return self.id
+
+    @property
+    def _known_id(self) -> str:
+        return steering.check_run(self._id)
 
 
 def create_run(

@@ -92,6 +92,18 @@ def find_run(session: Session, run_id: str, *, locks: bool = False) -> RunRow:
     return row
 
 
+def check_run(run_id: str) -> str:
+    """The id, if it is that of a run that has not been deleted.
+
+    Raises:
+        RunDoesNotExistError: it is not.
+    """
+    with reading() as session:
+        if session.scalar(select(RunRow.id).where(RunRow.id == storable(run_id), RunRow.deleted_at.is_(None))) is None:
+            raise RunDoesNotExistError(run_id)
+    return run_id
+
+
 def _stop(session: Session, run_id: str, grace: timedelta) -> None:
     row = find_run(session, run_id, locks=True)
     if row.state in TERMINAL:
