@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pydantic
@@ -25,8 +25,8 @@ from orchestrator.registry.tables import ProjectRow
 from orchestrator.settings import settings
 from orchestrator.training_v2.blueprint import find_blueprint
 from orchestrator.training_v2.checkpoint_files import subject_of
-from orchestrator.training_v2.config import check_config
-from orchestrator.training_v2.exceptions import CheckpointDoesNotExistError, ValidationError
+from orchestrator.training_v2.config import as_document, check_config
+from orchestrator.training_v2.exceptions import CheckpointDoesNotExistError, TrainingConflict, ValidationError
 from orchestrator.training_v2.lifecycle import LIFECYCLE
 from orchestrator.training_v2.models import Resources, RunState
 from orchestrator.training_v2.quantities import demand_of
@@ -83,6 +83,7 @@ def submit(new: NewRun, *, request_id: str | None = None) -> str:
         ProjectNotFound: there is no such project. In every case nothing was written.
         RequestIdReused: the request id is that of a run that was asked for something else.
     """
+    new = replace(new, config=as_document(new.config))
     try:
         run_id, is_new = transact(_write, new, request_id)
     except IntegrityError:
@@ -134,14 +135,17 @@ def hold_checkpoints(session: Session, run_id: str, config: Mapping[str, Any]) -
 
     Raises:
         CheckpointDoesNotExistError: one of them is not there.
+        TrainingConflict: one of them is incomplete.
     """
     for checkpoint_id in sorted(set(_named_checkpoints(config))):
         ledger.holds.place(session, subject_of(checkpoint_id), run_id)
-        row = session.scalar(
-            select(CheckpointRow.id).where(CheckpointRow.id == checkpoint_id, CheckpointRow.deleted_at.is_(None))
+        status = session.scalar(
+            select(CheckpointRow.status).where(CheckpointRow.id == checkpoint_id, CheckpointRow.deleted_at.is_(None))
         )
-        if row is None:
+        if status is None:
             raise CheckpointDoesNotExistError(checkpoint_id)
+        if status != "complete":
+            raise TrainingConflict(f"checkpoint {checkpoint_id} is incomplete: take one that is complete")
 
 
 def _write(session: Session, new: NewRun, request_id: str | None) -> tuple[str, bool]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
+from uuid import UUID
 
 import pytest
 
-from orchestrator.training_v2 import BlueprintDoesNotExistError, ValidationError, validate_run_config
+from orchestrator.training_v2 import BlueprintDoesNotExistError, Run, ValidationError, validate_run_config
 from orchestrator.training_v2.config import LARGEST_CONFIG, check_config, check_schema
 from tests.support.training import Scene
 
@@ -56,13 +58,70 @@ def test_of_very_many_offences_some_are_named_and_the_others_counted() -> None:
         check_config({f"x{n}": 1 for n in range(100)}, {"additionalProperties": False})
 
 
+HOLDS_ITSELF: dict[str, Any] = {}
+HOLDS_ITSELF["inner"] = [HOLDS_ITSELF]
+
+
 @pytest.mark.parametrize(
     "config, said",
-    [({"text": "a\0b"}, "NUL"), ({"blob": b""}, "no JSON form"), ({"text": "x" * LARGEST_CONFIG}, "bytes as JSON")],
+    [
+        ({"text": "a\0b"}, r"config\.text: holds NUL"),
+        ({"text": ["\ud800"]}, r"config\.text\[0\]: holds NUL"),
+        ({"a": {"b\0": 1}}, r"config\.a: 'b\\x00' cannot be the name"),
+        ({"a": {1: 1}}, r"config\.a: 1 cannot be the name"),
+        ({"blob": b""}, r"config\.blob: a bytes has no JSON form"),
+        ({"a": [{"start": date(2026, 1, 1)}]}, r"config\.a\[0\]\.start: a date has"),
+        ({"id": UUID(int=0)}, r"config\.id: a UUID has"),
+        ({"rate": float("nan")}, r"config\.rate: nan is no number"),
+        ({"a": 1, "b": float("-inf")}, r"^config\.b: -inf is no number"),
+        ({"seed": 2**70}, r"config\.seed: .* 64 bits"),
+        ({"text": "x" * LARGEST_CONFIG}, "bytes as JSON"),
+        (HOLDS_ITSELF, "holds itself"),
+    ],
 )
 def test_what_no_database_could_keep_is_refused(config: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         check_config(config, {})
+
+
+def test_a_text_may_say_what_a_character_is_called(scene: Scene) -> None:
+    config = {"epochs": 1, "pattern": "\\u0000", "size": (3, 4), "rate": 0.5}
+    run_id = scene.create(config=config)
+    assert Run.from_id(run_id).config == {**config, "size": [3, 4]}
+
+
+def test_only_fields_that_no_pattern_knows_are_named() -> None:
+    schema = {"properties": {"a": {}}, "patternProperties": {"^x_": {}}, "additionalProperties": False}
+    with pytest.raises(ValidationError) as caught:
+        check_config({"a": 1, "x_ok": 1, "bad": 2}, schema)
+    assert caught.value.message == "config.bad: is not known"
+
+
+@pytest.mark.parametrize(
+    "schema, said",
+    [
+        ({"properties": {"a": {"$ref": "#/$defs/nope"}}}, "what is not there"),
+        ({"properties": {"a": {"$ref": "#nope"}}}, "what is not there"),
+        ({"$ref": "#"}, "refers to itself"),
+        ({"allOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"$ref": "#"}}}, "refers to itself"),
+    ],
+)
+def test_a_schema_whose_references_lead_nowhere_is_refused(schema: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        check_schema(schema)
+    with pytest.raises(ValidationError, match=said):
+        check_config({"a": 1}, schema)
+
+
+def test_references_to_a_name_and_back_to_the_whole_are_followed() -> None:
+    tree = {"type": "object", "properties": {"left": {"$ref": "#"}, "size": {"$ref": "#size"}}}
+    schema = {**tree, "$id": "http://127.0.0.1:1/tree", "$defs": {"size": {"$anchor": "size", "type": "integer"}}}
+    check_schema(schema)
+    check_config({"left": {"left": {"size": 1}}}, schema)
+    with pytest.raises(ValidationError, match=r"^config\.left\.left\.size: 'big'"):
+        check_config({"left": {"left": {"size": "big"}}}, schema)
+    inner = {"$id": "inner", "$ref": "#/$defs/a", "$defs": {"a": {"type": "integer"}}}
+    check_schema({"properties": {"a": inner}})
 
 
 @pytest.mark.parametrize("key", ["$ref", "$dynamicRef"])

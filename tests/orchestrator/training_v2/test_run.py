@@ -254,6 +254,13 @@ def test_a_deletion_that_was_interrupted_is_finished_by_a_sweep(
     assert (row_count(RunRow), blob_keys(run_id)) == (0, [])
 
 
+def test_a_run_cannot_start_from_a_checkpoint_that_is_incomplete(scene: Scene, runtime: StageRuntime) -> None:
+    draft = intake.begin_checkpoint(running(scene, runtime), 1, 5)
+    with pytest.raises(TrainingConflict, match=f"checkpoint {draft.id} is incomplete"):
+        scene.create(config={"epochs": 1, "from": {"checkpoint_id": draft.id}})
+    assert len(get_runs()) == 1
+
+
 def test_a_checkpoint_that_a_live_run_starts_from_is_kept_until_that_has_ended(
     scene: Scene, runtime: StageRuntime
 ) -> None:
