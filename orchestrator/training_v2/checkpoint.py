@@ -16,7 +16,7 @@ from orchestrator.settings import settings
 from orchestrator.training_v2 import checkpoint_files, downloads, model_making
 from orchestrator.training_v2.exceptions import CheckpointDoesNotExistError, TrainingConflict, ValidationError
 from orchestrator.training_v2.models import BaseModelWithDatetime
-from orchestrator.training_v2.paging import bounds, check_choices, check_instants, findable, order
+from orchestrator.training_v2.paging import bounds, check_choices, check_instants, countable, findable, order
 from orchestrator.training_v2.tables import CheckpointRow, RunRow
 
 Ts = TypeVarTuple("Ts")
@@ -124,7 +124,7 @@ def get_checkpoints(
     if project_ids is not None:
         statement = statement.where(RunRow.project_id.in_(findable(project_ids)))
     if global_steps is not None:
-        statement = statement.where(CheckpointRow.global_step.in_(global_steps))
+        statement = statement.where(CheckpointRow.global_step.in_(countable(global_steps)))
     if statuses is not None:
         statement = statement.where(CheckpointRow.status.in_(statuses))
     if created_before is not None:
@@ -219,15 +219,16 @@ def _visible(statement: Select[*Ts], ids: Sequence[str] | None, run_ids: Sequenc
 def _as_checkpoint(row: CheckpointRow, project_id: str, chosen: Sequence[str] | None) -> Checkpoint:
     values = {name: project_id if name == "project_id" else getattr(row, name) for name in chosen or COLUMNS}
     if not chosen:
-        values["key_prefix"] = checkpoint_files.draft_of(row.run_id, row.id).prefix
-        values["bucket_name"] = _bucket()
+        values["bucket_name"], values["key_prefix"] = _place(checkpoint_files.draft_of(row.run_id, row.id).prefix)
     return Checkpoint(**values)
 
 
-def _bucket() -> str | None:
-    """The bucket of the blob store; None where blobs are in a folder."""
+def _place(prefix: str) -> tuple[str | None, str]:
+    """The bucket of the blob store and where keys with this prefix are in it; no bucket where blobs are in a folder."""
     parts = urlsplit(settings().storage_url)
-    return parts.netloc if parts.scheme == "s3" else None
+    if parts.scheme != "s3":
+        return None, prefix
+    return parts.netloc, f"{parts.path.strip('/')}/{prefix}".lstrip("/")
 
 
 def find_checkpoint(checkpoint_id: str) -> Checkpoint:

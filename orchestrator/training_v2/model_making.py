@@ -128,6 +128,18 @@ def _labels(checkpoint_id: str) -> list[str] | None:
         case list() as names:
             return [str(each) for each in names]
         case Mapping() as numbers:
-            return [str(each) for each in sorted(numbers, key=lambda each: int(numbers[each]))]
+            return _in_order(checkpoint_id, numbers)
         case _:
             return None
+
+
+def _in_order(checkpoint_id: str, numbers: Mapping[str, object]) -> list[str]:
+    """The names by their numbers, of which none may be missing: a label's place is what the model calls it by."""
+    names = {str(number): name for name, number in numbers.items()}
+    try:
+        return [names[str(number)] for number in range(len(numbers))]
+    except KeyError as missing:
+        raise ValidationError(
+            f"{MODEL_CONFIG} of checkpoint {checkpoint_id}: class_labels has no name for number {missing.args[0]}: "
+            f"number its {len(numbers)} names from 0 to {len(numbers) - 1}, each once"
+        ) from None

@@ -71,6 +71,11 @@ def check_instants(**instants: datetime | None) -> None:
             raise ValidationError(f"{name}: {instant.isoformat()} has no time zone: pass an aware datetime")
 
 
+def countable(steps: Sequence[int]) -> list[int]:
+    """Those of `steps` that can be steps: others are in no row, and would not fit into a statement."""
+    return [step for step in steps if 0 <= step <= LARGEST]
+
+
 def findable(values: Sequence[str] | None) -> list[str]:
     """Those of `values` that a database can look for: others are in no row."""
     return [value for value in values or () if storable(value) == value]

@@ -31,6 +31,7 @@ from orchestrator.training_v2.measured import NewMetric
 from orchestrator.training_v2.model_making import source_of
 from orchestrator.training_v2.runtime import Exited
 from orchestrator.training_v2.watch import sweep
+from tests.conftest import forget_settings
 from tests.support.training import (
     Scene,
     StageRuntime,
@@ -133,6 +134,17 @@ def test_a_discarded_checkpoint_leaves_nothing_and_a_complete_one_cannot_be_disc
     complete = save_checkpoint(run_id, 2)
     intake.discard_checkpoint(run_id, 1, complete)
     assert ids(get_checkpoints()) == [complete]
+
+
+def test_a_checkpoint_says_where_in_the_bucket_it_is(
+    scene: Scene, runtime: StageRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft = intake.begin_checkpoint(running(scene, runtime), 1, 10)
+    for url, path in (("s3://bucket/team/a", f"team/a/{draft.prefix}"), ("s3://bucket", draft.prefix)):
+        monkeypatch.setenv("ORCHESTRATOR_BLOB_URL", url)
+        forget_settings()
+        (seen,) = get_checkpoints()
+        assert (seen.bucket_name, seen.key_prefix) == ("bucket", path)
 
 
 def test_checkpoints_are_found_by_any_filter(scene: Scene, runtime: StageRuntime) -> None:
@@ -269,6 +281,26 @@ def test_a_model_of_a_checkpoint_is_in_the_registry_and_keeps_the_checkpoint(
         checkpoint.create_model(name="pets", version="1.0.0-rc.1+build.5", summary="")
     other = registry.create_project("other")
     checkpoint.create_model(name="pets", version="1.0.0-rc.1+build.5", summary="", project_id=other.id)
+
+
+@pytest.mark.parametrize(
+    "class_labels, missing",
+    [
+        ({"cat": 1, "dog": 2}, 0),
+        ({"cat": 0, "dog": 0}, 1),
+        ({"cat": 0, "dog": 2}, 1),
+        ({"cat": "x"}, 0),
+        ({"0": "cat"}, 0),
+        ({"cat": None}, 0),
+    ],
+)
+def test_class_names_without_their_right_numbers_are_refused(
+    scene: Scene, runtime: StageRuntime, class_labels: dict[str, object], missing: int
+) -> None:
+    said = {"chariot_model_config.json": json.dumps({"class_labels": class_labels}).encode()}
+    checkpoint = save_checkpoint(running(scene, runtime), 1, said)
+    with pytest.raises(ValidationError, match=rf"chariot_model_config\.json .* no name for number {missing}"):
+        create_model_from_checkpoint(checkpoint_id=checkpoint, name="m", version="1.0.0", summary="")
 
 
 @pytest.mark.parametrize("version", ["1", "1.0", "v1.0.0", "1.0.0-", "01.0.0", "1.0.0 ", "١.0.0", ""])
