@@ -8,12 +8,12 @@ from datetime import datetime
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import structlog
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, or_, select, true, update
 from sqlalchemy.orm import Session
 
 from orchestrator.database import db_now, transact
 from orchestrator.training_v2.exceptions import StaleLaunch
-from orchestrator.training_v2.lifecycle import STOPPING, WRITABLE
+from orchestrator.training_v2.lifecycle import LOST, STOPPING, WRITABLE
 from orchestrator.training_v2.models import RunState as State
 from orchestrator.training_v2.tables import RunRow
 
@@ -62,21 +62,30 @@ def fenced(
         raise
 
 
-def hold_launch(session: Session, run_id: str, launch: int, states: frozenset[State] = WRITABLE) -> Standing:
+def hold_launch(
+    session: Session, run_id: str, launch: int, states: frozenset[State] = WRITABLE, *, also_lost: bool = False
+) -> Standing:
     """Lock the run's row; nobody moves the run until the transaction ends.
 
     Raises:
-        StaleLaunch: it stands elsewhere, or this is not its launch.
+        StaleLaunch: it stands elsewhere, or this is not its launch, or was declared lost.
     """
-    return standing_of(session, run_id, launch, states, locks=True)
+    return standing_of(session, run_id, launch, states, also_lost=also_lost, locks=True)
 
 
 def standing_of(
-    session: Session, run_id: str, launch: int, states: frozenset[State], *, locks: bool = False
+    session: Session,
+    run_id: str,
+    launch: int,
+    states: frozenset[State],
+    *,
+    also_lost: bool = False,
+    locks: bool = False,
 ) -> Standing:
+    found: ColumnElement[bool] = true() if also_lost else or_(RunRow.supervisor.is_(None), RunRow.supervisor != LOST)
     statement = select(
         RunRow.state, RunRow.supervisor, RunRow.metrics_seen, RunRow.metrics_at, RunRow.kill_at, db_now()
-    ).where(RunRow.id == run_id, RunRow.launch == launch, RunRow.state.in_(states))
+    ).where(RunRow.id == run_id, RunRow.launch == launch, RunRow.state.in_(states), found)
     row = session.execute(statement.with_for_update(key_share=True, of=RunRow) if locks else statement).one_or_none()
     if row is None:
         raise StaleLaunch(run_id, launch)

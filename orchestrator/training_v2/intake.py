@@ -136,7 +136,7 @@ def discard_checkpoint(run_id: str, launch: int, checkpoint_id: str) -> None:
 def leave(run_id: str, launch: int, exited: Exited) -> State:
     """Say that the trainer has ended, after everything else was reported; returns how the run ended.
 
-    The last word on a launch that was lost is heard until the run is launched again.
+    The last word on a launch that was lost is heard until the run is launched again, and also while it is stopped.
 
     Raises:
         StaleLaunch: the launch is over, perhaps because this was said before.
@@ -213,7 +213,8 @@ def _record_progress(session: Session, run_id: str, launch: int, progress: list[
 
 
 def _leave(session: Session, run_id: str, launch: int, exited: Exited) -> State:
-    hold_launch(session, run_id, launch, WRITABLE | {State.JOB_UNKNOWN} if exited.is_last_word else WRITABLE)
+    states = WRITABLE | {State.JOB_UNKNOWN} if exited.is_last_word else WRITABLE
+    hold_launch(session, run_id, launch, states, also_lost=exited.is_last_word)
     ended = settle_exit(session, run_id, launch, exited)
     if ended is None:
         raise StaleLaunch(run_id, launch)

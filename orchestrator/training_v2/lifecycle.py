@@ -51,6 +51,9 @@ STOPPING = frozenset({State.RUN_STOP_REQUESTED, State.JOB_TERMINATE_REQUESTED, S
 LAUNCHING = frozenset({State.JOB_CREATED, State.RUN_RESTART_REQUESTED, State.JOB_SUBMITTED, State.JOB_PENDING})
 #: States in which a launch may write: metrics, progress, checkpoints, signs of life.
 WRITABLE = frozenset({State.JOB_RUNNING}) | STOPPING
+#: The supervisor of a launch that was declared lost: nobody, until the run is launched again, and also if it is
+#: stopped before.
+LOST = "lost"
 
 
 def move(
@@ -64,6 +67,8 @@ def move(
     **values: Any,
 ) -> bool:
     """Move the run if the table allows it, and leave an event; say whether it moved."""
+    if to is State.JOB_UNKNOWN:
+        values["supervisor"] = LOST
     return LIFECYCLE.move(
         session,
         run_id,

@@ -77,7 +77,9 @@ class Exited:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """No process of it is left, or ever was, and nobody knows how it ended."""
+    """No process of it is left, or ever was, and nobody knows how it ended; `reason` says what is known of why."""
+
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from orchestrator.ledger import Again, Done, Lease, Outcome, Postponed
 from orchestrator.settings import settings
 from orchestrator.training_v2.fence import set_columns
 from orchestrator.training_v2.intake import settle_exit
-from orchestrator.training_v2.lifecycle import end, move
+from orchestrator.training_v2.lifecycle import LOST, end, move
 from orchestrator.training_v2.models import Resources
 from orchestrator.training_v2.models import RunState as State
 from orchestrator.training_v2.placement import reserve
@@ -79,6 +79,11 @@ class Run:
         """Its launch."""
         assert self.row.place is not None, "only a launch with a place is asked about"
         return LaunchName(self.row.id, self.row.launch, self.row.place)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its launch was declared lost: only its last word counts."""
+        return self.row.supervisor == LOST
 
     @property
     def grace(self) -> timedelta:
@@ -158,8 +163,8 @@ def begin(run: Run, seen: Observation) -> Outcome:
             return await_arrival(run)
         case Exited():
             return accept_exit(run, seen)
-        case Gone():
-            return lose(run, "its trainer ended before it had begun")
+        case Gone(reason):
+            return lose(run, reason or "its trainer ended before it had begun")
         case _:
             assert_never(seen)
 
@@ -170,7 +175,7 @@ def watch_over(run: Run) -> Outcome:
     if isinstance(seen, Exited):
         return accept_exit(run, seen)
     if isinstance(seen, Gone):
-        return lose(run, "no process of its trainer is left, and nobody knows how it ended")
+        return lose(run, seen.reason or "no process of its trainer is left, and nobody knows how it ended")
     if run.silent_for(settings().training_heartbeat_seconds):
         return lose(run, f"its trainer was silent for {settings().training_heartbeat_seconds:g} seconds")
     return Again(TRAINING_PAUSE)
@@ -215,7 +220,7 @@ def await_end(run: Run) -> Outcome:
     if run.in_sight:
         run.runtime.terminate(run.name, run.grace)  # once more: the grace period may have been cut short
     seen = observed(run)
-    if isinstance(seen, Exited):
+    if isinstance(seen, Exited) and (seen.is_last_word or not run.is_lost):
         return accept_exit(run, seen)
     if run.is_cleared(seen) and not (isinstance(seen, OutOfSight) and run.grace):
         return conclude(run, State.JOB_TERMINATED, "stopped by request")

@@ -44,6 +44,12 @@ def lost(run_id: str, runtime: StageRuntime) -> int:
     return 1
 
 
+def lost_and_stopped(run_id: str, runtime: StageRuntime) -> int:
+    lost(run_id, runtime)
+    Run.from_id(run_id).stop()
+    return 1
+
+
 def launched_again(run_id: str, runtime: StageRuntime) -> int:
     lost(run_id, runtime)
     for _ in range(3):
@@ -56,7 +62,7 @@ def never_was(run_id: str, runtime: StageRuntime) -> int:
     return 2
 
 
-@pytest.mark.parametrize("fate", [completed, lost, launched_again, never_was])
+@pytest.mark.parametrize("fate", [completed, lost, lost_and_stopped, launched_again, never_was])
 def test_a_launch_that_is_over_can_write_nothing(
     scene: Scene, runtime: StageRuntime, fate: Callable[[str, StageRuntime], int]
 ) -> None:

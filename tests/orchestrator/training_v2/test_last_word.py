@@ -7,13 +7,14 @@ from datetime import timedelta
 import pytest
 
 from orchestrator.settings import settings
-from orchestrator.training_v2 import RunState, intake
+from orchestrator.training_v2 import Run, RunState, intake
 from orchestrator.training_v2.exceptions import StaleLaunch
 from orchestrator.training_v2.runtime import Exited
 from orchestrator.training_v2.watch import watch
 from tests.support.training import (
     Scene,
     StageRuntime,
+    drive,
     fall_silent,
     history,
     is_asleep,
@@ -52,6 +53,30 @@ def test_who_lacks_reports_or_was_told_to_end_is_launched_again(lost: str, runti
     assert (state(lost), row(lost).launch) == (RunState.RUN_RESTART_REQUESTED, 2)
     with pytest.raises(StaleLaunch):
         intake.leave(lost, 1, WELL)
+
+
+@pytest.mark.parametrize(
+    "end, becomes",
+    [
+        (WELL, RunState.JOB_COMPLETED),
+        (Exited(3, stored=True), RunState.JOB_FAILED),
+        (Exited(0), RunState.JOB_TERMINATED),
+        (Exited(-9, signalled=True), RunState.JOB_TERMINATED),
+    ],
+)
+def test_a_lost_run_that_is_stopped_ends_by_its_last_word_or_as_stopped(
+    lost: str, runtime: StageRuntime, end: Exited, becomes: RunState
+) -> None:
+    Run.from_id(lost).stop(timedelta(seconds=1))
+    runtime.of(lost, 1).seen = end
+    drive(lost, runtime, becomes)
+
+
+def test_the_last_word_on_a_lost_launch_is_heard_while_its_run_is_stopped(lost: str) -> None:
+    Run.from_id(lost).stop()
+    with pytest.raises(StaleLaunch):
+        intake.leave(lost, 1, Exited(0))
+    assert intake.leave(lost, 1, WELL) is RunState.JOB_COMPLETED
 
 
 def test_whoever_launches_again_looks_first_how_the_trainer_ended(lost: str, runtime: StageRuntime) -> None:

@@ -28,7 +28,7 @@ from orchestrator.ledger import Hopeless
 from orchestrator.ledger.tables import UnitRow
 from orchestrator.training_v2 import Run, RunState, TrainingConflict, intake
 from orchestrator.training_v2.exceptions import StaleLaunch
-from orchestrator.training_v2.lifecycle import LAUNCHING, LIFECYCLE, STOPPING, WRITABLE
+from orchestrator.training_v2.lifecycle import LAUNCHING, LIFECYCLE, LOST, STOPPING, WRITABLE
 from orchestrator.training_v2.measured import NewMetric
 from orchestrator.training_v2.runtime import Alive, Exited, Gone, Waiting
 from orchestrator.training_v2.tables import TERMINAL
@@ -99,7 +99,8 @@ class RunMachine(RuleBasedStateMachine):
         trainer = self.runtime.trainers.get((self.run_id, launch))
         if trainer is not None:
             trainer.seen = exited
-        found = launch == row(self.run_id).launch and state(self.run_id) is RunState.JOB_UNKNOWN
+        now = row(self.run_id)
+        found = launch == now.launch and now.supervisor == LOST and now.finished_at is None
         allowed = self._counts(launch) or (found and stored and not signalled)
         if self._reports(lambda: intake.leave(self.run_id, launch, exited), allowed=allowed):
             natural = RunState.JOB_FAILED if code else RunState.JOB_COMPLETED
@@ -204,7 +205,7 @@ class RunMachine(RuleBasedStateMachine):
 
     def _counts(self, launch: int) -> bool:
         now = row(self.run_id)
-        return launch == now.launch and RunState(now.state) in WRITABLE
+        return launch == now.launch and RunState(now.state) in WRITABLE and now.supervisor != LOST
 
     def _reports(self, report: Callable[[], object], *, allowed: bool) -> bool:
         """Report; it must be heard if, and only if, the launch counts."""
