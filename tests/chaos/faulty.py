@@ -40,6 +40,8 @@ TRANSACT = transact.__code__
 WORK = "work"
 # Small jobs shall pass the points that otherwise only large ones do.
 plan.PAGE = 2
+# Also once it is known that the model is fast.
+plan.SHORTEST = 0.02
 export_plan.MOST = 60
 piece.PIECE_BYTES = 20_000
 JOB = "chaos_job"
