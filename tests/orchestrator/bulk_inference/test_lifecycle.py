@@ -220,7 +220,7 @@ class JobMachine(RuleBasedStateMachine):
         raise AssertionError(f"the job is still {self.state()}: {ledger.list_units(self.job_id)}")
 
 
-@pytest.mark.parametrize("examples", [8, pytest.param(40, marks=[pytest.mark.chaos, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize("examples", [8, pytest.param(40, marks=[pytest.mark.endurance, pytest.mark.timeout(900)])])
 def test_whatever_happens_to_a_job_its_books_balance_and_it_comes_to_an_end(
     sqlite_template: Path, broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, examples: int
 ) -> None:

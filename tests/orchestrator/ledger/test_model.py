@@ -381,7 +381,7 @@ def ledger_of_its_own(home: Path, sqlite_template: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.timeout(900)  # seconds while all is well; a counterexample takes minutes to shrink
 @pytest.mark.usefixtures("ledger_of_its_own")
-@pytest.mark.parametrize("examples", [20, pytest.param(100, marks=pytest.mark.chaos)])
+@pytest.mark.parametrize("examples", [20, pytest.param(200, marks=pytest.mark.endurance)])
 def test_whatever_happens_in_whatever_order_the_ledger_does_as_its_model(examples: int) -> None:
     run_state_machine_as_test(
         LedgerMachine,

@@ -89,8 +89,12 @@ def test_what_is_protected_while_a_sweep_runs_stays(database: Database, action: 
     race(action)
 
 
-@pytest.mark.chaos
 @pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    "database",
+    [pytest.param("postgres", marks=pytest.mark.chaos), pytest.param("sqlite", marks=pytest.mark.endurance)],
+    indirect=True,
+)
 def test_ten_thousand_races_delete_nothing_that_is_protected(database: Database) -> None:
     won = [race((Action.HARD, Action.SOFT)[number % 2]) for number in range(10_000 // SIZE)]
     kept, deleted = (sum(side) for side in zip(*won, strict=True))
