@@ -29,6 +29,8 @@ TIMEOUT = (3.0, 10.0)
 QUIET = 60.0
 #: Seconds of a log that are asked for twice: its clock and ours may differ.
 LAP = 10
+#: Bytes of a log that are read at a time, at most.
+PIECE = 1 << 16
 #: Objects of one answer.
 PAGE = 500
 
@@ -70,10 +72,14 @@ class ClusterApi:
 
     def job(self, name: str) -> Object | None:
         """The job of this name, if there is one."""
-        return self._get(self._batch.read_namespaced_job, name)
+        return self._get(self._batch.read_namespaced_job, name)[0]
 
     def pod(self, name: str) -> Object | None:
         """The pod of this name, if there is one."""
+        return self.timed_pod(name)[0]
+
+    def timed_pod(self, name: str) -> tuple[Object | None, datetime]:
+        """The same, and what time it was at the API."""
         return self._get(self._core.read_namespaced_pod, name)
 
     def create_job(self, body: Object) -> None:
@@ -109,13 +115,13 @@ class ClusterApi:
 
     @contextmanager
     def log(self, pod: str, container: str, since: datetime | None) -> Iterator[Iterator[bytes]]:
-        """The lines of a container's log, each behind its time, until it has ended or the connection has.
+        """A container's log in pieces as they come, each line behind its time, until it or the connection has ended.
 
         Raises:
             Rejected: 400 while the container waits to be started, 404 if there is no such pod.
         """
         recent = (
-            {} if since is None else {"since_seconds": max(1, int((datetime.now(UTC) - since).total_seconds()) + 5)}
+            {} if since is None else {"since_seconds": max(1, int((datetime.now(UTC) - since).total_seconds()) + LAP)}
         )
         response = self._ask(
             self._core.read_namespaced_pod_log,
@@ -127,7 +133,7 @@ class ClusterApi:
             **recent,
         )
         try:
-            yield _lines(response)
+            yield _pieces(response)
         finally:
             response.close()
 
@@ -146,12 +152,13 @@ class ClusterApi:
                 return Listed(items, _date(response))
             options["_continue"] = following
 
-    def _get(self, method: Callable[..., Any], name: str) -> Object | None:
+    def _get(self, method: Callable[..., Any], name: str) -> tuple[Object | None, datetime]:
         try:
-            return self._call(method, name=name)
+            response = self._ask(method, name=name)
+            return _read(response), _date(response)
         except Rejected as rejected:
             if rejected.status == 404:
-                return None
+                return None, datetime.now(UTC)
             raise Unavailable(f"the Kubernetes API refused to show {name}: {rejected.message}") from rejected
 
     def _delete(self, method: Callable[..., Any], name: str, options: Object) -> None:
@@ -243,11 +250,12 @@ def _read(response: BaseHTTPResponse) -> Object:
     return found
 
 
-def _lines(response: BaseHTTPResponse) -> Iterator[bytes]:
+def _pieces(response: BaseHTTPResponse) -> Iterator[bytes]:
     from urllib3.exceptions import HTTPError
 
     try:
-        yield from response
+        # Never by lines: of a trainer that prints without any, one would not end.
+        yield from response.stream(PIECE)
     except (HTTPError, OSError) as error:
         raise Unavailable(f"the Kubernetes API broke off: {error}") from error
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -96,3 +101,73 @@ def test_a_trainer_that_will_never_be_started_is_not_waited_for(api: KubernetesA
     follower.log.end()
     assert not follower.log.await_start()
     assert follower.close() == b""
+
+
+def test_a_trainer_that_prints_without_lines_is_followed(api: KubernetesApi, job: str) -> None:
+    follower = Follower(api, job)
+    api.cluster.start(job)
+    api.cluster.say(follower.pod, b"." * 200_000)
+    wait_until(lambda: len(follower.read) == 200_000, "what was printed is there, though no line has ended")
+    api.cluster.exit(job, 0, pod_ends=False)
+    assert follower.close() == b"." * 200_000
+
+
+@dataclass
+class Told:
+    """An API that tells what a log holds, connection by connection, in pieces of any size."""
+
+    connections: list[bytes]
+    size: int
+
+    def pod(self, name: str) -> Mapping[str, Any]:
+        end: Mapping[str, Any] = {} if self.connections else {"terminated": {}}
+        return {"status": {"containerStatuses": [{"name": "trainer", "state": end}]}}
+
+    @contextmanager
+    def log(self, pod: str, container: str, since: datetime | None) -> Iterator[Iterator[bytes]]:
+        data = self.connections.pop(0)
+        yield (data[start : start + self.size] for start in range(0, len(data), self.size))
+
+
+def line(second: int, text: str) -> bytes:
+    return f"2026-01-01T00:00:{second:02}.000000001Z {text}".encode()
+
+
+A, B, C, D = line(10, "a\n"), line(12, "b\n"), line(9, "c\n"), line(9, "d, at the same time\n")
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 16])
+@pytest.mark.parametrize(
+    "connections, expected",
+    [
+        ([A + B + C + D], b"a\nb\nc\nd, at the same time\n"),
+        ([A + B + C, A + B + C + D], b"a\nb\nc\nd, at the same time\n"),
+        ([A + B + C + D, C + D, C + D + line(13, "e\n")], b"a\nb\nc\nd, at the same time\ne\n"),
+        ([A + line(11, "half "), A + line(11, "half a line\n") + B], b"a\nhalf a line\nb\n"),
+        ([A + C, line(12, "after a rotation\n") + D], b"a\nc\nafter a rotation\nd, at the same time\n"),
+        ([A + b"failed to follow the log\n", A + B], b"a\nfailed to follow the log\nb\n"),
+    ],
+)
+def test_each_line_is_kept_once_in_the_order_of_the_log_whatever_its_time(
+    monkeypatch: pytest.MonkeyPatch, connections: list[bytes], expected: bytes, size: int
+) -> None:
+    monkeypatch.setattr(trainer_log, "PAUSE", 0.01)
+    followed = TrainerLog(cast(ClusterApi, Told(list(connections), size)), "pod")
+    read = bytearray()
+    while data := os.read(followed.descriptor, 1 << 16):
+        read += data
+    os.close(followed.descriptor)
+    assert read == expected
+
+
+def test_a_log_is_complete_only_once_its_end_was_read(api: KubernetesApi, job: str) -> None:
+    follower = Follower(api, job)
+    api.cluster.start(job)
+    assert follower.log.await_start()
+    api.faults.extend([Fault(503)] * 5)
+    api.broken_logs = 1
+    api.cluster.say(follower.pod, b"the last word\n")
+    follower.log.end()
+    api.cluster.exit(job, 0, pod_ends=False)
+    assert follower.close() == b"the last word\n"
+    assert not api.faults
