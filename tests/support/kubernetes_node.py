@@ -86,7 +86,9 @@ class Pod:
                 self.run_trainer()
             if self.sidecar:
                 self.sidecar.stop(within=0 if self.is_abandoned else PATIENCE)
-            self.node.cluster.end_pod(self.pod)
+            code = self.sidecar.process.returncode if self.sidecar else 0
+            end = {"terminated": {"exitCode": code if code >= 0 else 128 - code}}
+            self.node.cluster.end_pod(self.pod, initContainerStatuses=[{"name": "sidecar", "state": end}])
         finally:
             for process in self.processes:
                 process.kill()

@@ -2,7 +2,8 @@
 
 `python -m workers.runtimes.sidecar` starts before the trainer, which is not started until this launch is claimed,
 and ends after it. What only a supervisor can know it knows from the trainer's log: when the trainer was started.
-When the launch is over, or nobody can be told of it any more, it has its own pod deleted.
+When the launch is over, or nobody can be told of it any more, it has its own pod deleted. What it reported it may
+have been unable to store, and to tell anybody: so it is by its exit code that it says so, which its pod keeps.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -57,13 +58,13 @@ class Sidecar:
         self.told = threading.Event()
         self._is_stored = threading.Event()
 
-    def run(self) -> None:
-        """Supervise the trainer until it has ended and everything is stored."""
+    def run(self) -> bool:
+        """Supervise the trainer until it has ended; whether everything that it reported is stored."""
         if (self.folder / READY).exists():
             # What was reported to the sidecar before this one, and how far it had got, is lost.
             self._give_up("the sidecar was started a second time")
-        elif self._prepare():
-            self._report()
+            return False
+        return not self._prepare() or self._report()
 
     def _prepare(self) -> bool:
         """Claim the launch and let the trainer be started; False if it must not be."""
@@ -79,13 +80,14 @@ class Sidecar:
         (self.folder / READY).touch()
         return True
 
-    def _report(self) -> None:
+    def _report(self) -> bool:
         trainer = TrainerLog(self.api, self.pod)
         watching = threading.Thread(target=self._watch_end, args=[trainer], name="end", daemon=True)
         watching.start()
-        if not trainer.await_start() or not self._arrive():
+        is_started = trainer.await_start()
+        if not is_started or not self._arrive():
             os.close(trainer.descriptor)
-            return
+            return not is_started
         self.reports.open()
         self.reports.keep_output(trainer.descriptor)
         supervising = threading.Thread(target=self._supervise, name="supervise", daemon=True)
@@ -95,6 +97,7 @@ class Sidecar:
         self._is_stored.set()
         supervising.join(MARGIN)
         log.info("sidecar_leaves", run=self.run_id, launch=self.launch, stored=whole)
+        return whole
 
     def _arrive(self) -> bool:
         try:
@@ -138,9 +141,9 @@ class Sidecar:
         if self.told.is_set():
             return
         try:
-            pod = self.api.pod(self.pod)
+            pod, now = self.api.timed_pod(self.pod)
             if pod is not None and pod["metadata"]["uid"] == self.uid:
-                end_pod(self.api, pod, timedelta(seconds=grace), datetime.now(UTC))
+                end_pod(self.api, pod, timedelta(seconds=grace), now)
         except Unavailable as error:
             log.warning("pod_not_ended", pod=self.pod, error=error.body)
 
@@ -168,8 +171,7 @@ def main() -> int:
         environment["ORCHESTRATOR_POD_UID"],
     )
     signal.signal(signal.SIGTERM, lambda *_: sidecar.told.set())
-    sidecar.run()
-    return 0
+    return 0 if sidecar.run() else 1
 
 
 if __name__ == "__main__":

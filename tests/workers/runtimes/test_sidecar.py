@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from textwrap import dedent
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ import pytest
 from orchestrator import ledger
 from orchestrator.database import dispose, transact
 from orchestrator.training_v2 import Run, RunState, intake
+from orchestrator.training_v2.lifecycle import move
 from orchestrator.training_v2.logs import read_log
 from orchestrator.training_v2.step import step
 from orchestrator.training_v2.tables import TERMINAL
@@ -23,7 +26,10 @@ from tests.support.processes import wait_until
 from tests.support.reaper import Reaper
 from tests.support.services import Postgres
 from tests.support.training import due_unit, fall_silent, history, row, set_scene, state
+from workers.runtimes import sidecar
+from workers.runtimes.cluster.manifest import READY
 from workers.runtimes.kubernetes import KubernetesRuntime
+from workers.runtimes.reports import Reports
 
 if TYPE_CHECKING:
     from tests.conftest import Database
@@ -171,6 +177,48 @@ def test_a_sidecar_that_can_tell_nobody_for_too_long_ends_its_pod(
         wait_until(lambda: not pod.thread.is_alive(), "the pod has ended by itself", within=60)
     finally:
         postgres.execute("ALTER DATABASE {} ALLOW_CONNECTIONS true", database.url.database)
+
+
+class Ended:
+    """The log of a trainer that has ended."""
+
+    def __init__(self, api: object, pod: str) -> None:
+        self.descriptor, into = os.pipe()
+        os.close(into)
+
+    def await_start(self) -> bool:
+        return True
+
+    def end(self) -> None:
+        """Nothing is left."""
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@ON_SQLITE
+def test_a_sidecar_says_whether_everything_is_stored(
+    database: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    run_id = set_scene(image="trainer:1").create()
+    transact(lambda session: move(session, run_id, RunState.JOB_CREATED, launch=1))
+    monkeypatch.setattr(sidecar, "TrainerLog", Ended)
+    stores = Reports.close
+    monkeypatch.setattr(Reports, "close", lambda reports, within: stores(reports, within) and whole)
+    one = sidecar.Sidecar(run_id, 1, tmp_path, "pod", "uid")
+    one.told.set()
+    assert one.run() is whole
+
+
+@ON_SQLITE
+def test_a_sidecar_that_was_killed_before_its_trainer_could_begin_is_followed_by_another(
+    database: object, tmp_path: Path
+) -> None:
+    run_id = set_scene(image="trainer:1").create()
+    transact(lambda session: move(session, run_id, RunState.JOB_CREATED, launch=1))
+    for _ in range(2):
+        one = sidecar.Sidecar(run_id, 1, tmp_path, "pod", "uid")
+        assert one._prepare()
+        one.reports._listener.close()  # which leaves the socket where it is
+        (tmp_path / READY).unlink()
 
 
 @pytest.mark.endurance

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from orchestrator.training_v2.runtime import Alive, Exited, Gone, Observation, Waiting
 from workers.runtimes.cluster.api import ClusterApi, Object
-from workers.runtimes.cluster.manifest import TRAINER
+from workers.runtimes.cluster.manifest import SIDECAR, TRAINER
 
 #: Phases of pods of which no container runs, and none will.
 OVER = ("Succeeded", "Failed")
@@ -16,6 +16,8 @@ OVER = ("Succeeded", "Failed")
 UNKNOWN = "ContainerStatusUnknown"
 #: A pod is killed at whole seconds: an end that is so much sooner or later is the same end.
 SLACK = timedelta(seconds=1)
+#: What a node's clock and the API's differ by at most.
+SKEW = timedelta(seconds=10)
 
 
 def observed(job: Object | None, pods: Sequence[Object]) -> Observation:
@@ -92,12 +94,31 @@ def _unscheduled(pod: Object) -> str:
 
 
 def _ended(pod: Object) -> Observation:
-    end = trainer_state(pod).get("terminated")
+    end, disturbed = trainer_state(pod).get("terminated"), _disruption(pod)
     if end is None or end.get("reason") == UNKNOWN:
-        return Gone()
-    disturbed = _disruption(pod)
-    deleted = pod["metadata"].get("deletionTimestamp") is not None
-    return Exited(int(end["exitCode"]), signalled=deleted or bool(disturbed), reason=disturbed or _reason(end))
+        return Gone(disturbed)
+    if _was_told(pod, end, disturbed):
+        return Exited(int(end["exitCode"]), signalled=True, reason=disturbed or _reason(end))
+    if not _is_stored(pod):
+        return Exited(int(end["exitCode"]), signalled=True, reason="what it reported could not be stored")
+    return Exited(int(end["exitCode"]), reason=_reason(end))
+
+
+def _was_told(pod: Object, end: Object, disturbed: str) -> bool:
+    """Whether the trainer was told to end, and had not ended long before that."""
+    deadline, ended = pod["metadata"].get("deletionTimestamp"), end.get("finishedAt")
+    if deadline is None or ended is None or disturbed:
+        return deadline is not None or bool(disturbed)
+    grace = timedelta(seconds=int(pod["metadata"].get("deletionGracePeriodSeconds") or 0))
+    return instant(ended) > instant(deadline) - grace - SKEW
+
+
+def _is_stored(pod: Object) -> bool:
+    """Whether the sidecar says so, by its exit code, if the pod knows that."""
+    for container in pod["status"].get("initContainerStatuses", ()):
+        if container["name"] == SIDECAR:
+            return int(container["state"].get("terminated", {}).get("exitCode", 0)) == 0
+    return True
 
 
 def _disruption(pod: Object) -> str:

@@ -66,8 +66,11 @@ class Reports:
         return self._outlasting.is_stale
 
     def bind(self) -> None:
-        """Make the folder's `socket`: whoever connects is served when the reports are opened."""
+        """Make the folder's `socket`, also in place of one that was left behind: whoever connects is served when the
+        reports are opened.
+        """
         path = self._folder / wire.SOCKET
+        path.unlink(missing_ok=True)
         previous = os.umask(0o777 & ~self._mode)
         try:
             self._listener.bind(str(path))

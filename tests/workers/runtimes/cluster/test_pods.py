@@ -11,7 +11,7 @@ from orchestrator.training_v2.runtime import (
     Gone,
     Waiting,
 )
-from tests.support.kubernetes_cluster import Cluster
+from tests.support.kubernetes_cluster import Cluster, text_of
 from tests.support.kubernetes_runs import MINUTE, a_launch, age, grace_of, look
 from workers.runtimes.cluster.manifest import FLUSH, job_name
 from workers.runtimes.kubernetes import KubernetesRuntime
@@ -74,7 +74,30 @@ def test_who_was_evicted_was_told_to_end(runtime: KubernetesRuntime, cluster: Cl
 def test_who_was_evicted_before_it_began_is_gone(runtime: KubernetesRuntime, cluster: Cluster) -> None:
     runtime.submit(launch := a_launch())
     cluster.end_pod(cluster.pod(job_name(launch)), reason="Evicted", message="the node was low on memory")
-    assert look(runtime, launch) == Gone()
+    assert look(runtime, launch) == Gone("Evicted: the node was low on memory")
+
+
+def test_a_pod_whose_node_is_gone_says_so(runtime: KubernetesRuntime, cluster: Cluster) -> None:
+    runtime.submit(launch := a_launch())
+    cluster.start(name := job_name(launch))
+    lost = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC", "message": "no such node"}
+    cluster.end_pod(cluster.pod(name), conditions=[lost])
+    assert look(runtime, launch) == Gone("DeletionByPodGC: no such node")
+
+
+def test_a_trainer_whose_reports_are_not_all_stored_did_not_end_well(
+    runtime: KubernetesRuntime, cluster: Cluster
+) -> None:
+    for code, end in (
+        (0, Exited(0)),
+        (1, Exited(0, signalled=True, reason="what it reported could not be stored")),
+    ):
+        runtime.submit(launch := a_launch())
+        cluster.start(name := job_name(launch))
+        cluster.exit(name, 0, pod_ends=False)
+        sidecar = {"name": "sidecar", "state": {"terminated": {"exitCode": code}}}
+        cluster.end_pod(cluster.pod(name), initContainerStatuses=[sidecar])
+        assert look(runtime, launch) == end
 
 
 def test_a_pod_that_vanished_was_not_seen_to_end_well(runtime: KubernetesRuntime, cluster: Cluster) -> None:
@@ -153,6 +176,23 @@ def test_who_had_ended_before_he_was_told_ended_by_himself(runtime: KubernetesRu
     end = look(runtime, launch)
     assert isinstance(end, Exited)
     assert (end.code, end.signalled) == (3, False)
+
+
+def test_who_had_ended_long_before_his_pod_was_deleted_ended_by_himself(
+    runtime: KubernetesRuntime, cluster: Cluster
+) -> None:
+    """His sidecar was still storing what he had reported; a node's clock is not the API's, so seconds do not count."""
+    for seconds, signalled in ((60, False), (5, True)):
+        runtime.submit(launch := a_launch())
+        cluster.start(name := job_name(launch))
+        cluster.exit(name, 0, pod_ends=False)
+        end = cluster.pod(name)["status"]["containerStatuses"][0]["state"]["terminated"]
+        end["finishedAt"] = text_of(datetime.now(UTC) - timedelta(seconds=seconds))
+        runtime.terminate(launch, MINUTE)
+        cluster.is_controller_away = True  # it has not counted the pod yet, which stays for so long
+        cluster.end_pod(cluster.pod(name))
+        assert look(runtime, launch) == Exited(0, signalled=signalled)
+        cluster.is_controller_away = False
 
 
 def test_a_job_that_was_terminated_before_it_had_a_pod_never_gets_one(
