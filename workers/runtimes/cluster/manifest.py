@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from orchestrator.errors import Unavailable
 from orchestrator.settings import KubernetesGpu, Settings
 from orchestrator.training_v2.quantities import Demand
 from orchestrator.training_v2.runtime import Launch, LaunchName
@@ -43,7 +44,11 @@ def labels(launch: LaunchName) -> dict[str, str]:
 
 
 def job_body(launch: Launch, chosen: Settings) -> dict[str, Any]:
-    """The job that runs the launch."""
+    """The job that runs the launch.
+
+    Raises:
+        Unavailable: the settings replace what a launch cannot do without.
+    """
     return _job(launch, chosen, _pod_spec(launch, chosen))
 
 
@@ -74,8 +79,12 @@ def _job(launch: LaunchName, chosen: Settings, pod: dict[str, Any]) -> dict[str,
 
 
 def _pod_spec(launch: Launch, chosen: Settings) -> dict[str, Any]:
+    own = dict(chosen.kubernetes_pod_spec)
+    if ours := own.keys() & {"containers", "initContainers"}:
+        raise Unavailable(f"ORCHESTRATOR_KUBERNETES_POD_SPEC: {' and '.join(sorted(ours))} cannot be replaced")
     gpus = {kind: chosen.kubernetes_gpus.get(kind, KubernetesGpu()) for kind in launch.demand.gpus}
     nodes = {label: value for gpu in gpus.values() for label, value in gpu.node_selector.items()}
+    nodes |= own.pop("nodeSelector", {})
     return {
         "restartPolicy": "Never",
         "serviceAccountName": chosen.kubernetes_service_account,
@@ -83,12 +92,12 @@ def _pod_spec(launch: Launch, chosen: Settings) -> dict[str, Any]:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": FLUSH,
-        "securityContext": {"fsGroup": GROUP},
-        "volumes": [{"name": "folder", "emptyDir": {}}, _token_volume()],
+        "securityContext": {"fsGroup": GROUP, **own.pop("securityContext", {})},
+        "volumes": [{"name": "folder", "emptyDir": {}}, _token_volume(), *own.pop("volumes", ())],
         "initContainers": [_sidecar(launch, chosen)],
         "containers": [_trainer(launch, gpus)],
         **({"nodeSelector": nodes} if nodes else {}),
-        **chosen.kubernetes_pod_spec,
+        **own,
     }
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 
 import pytest
 
+from orchestrator.errors import Unavailable
 from orchestrator.settings import settings
 from orchestrator.training_v2.quantities import Demand
 from orchestrator.training_v2.runtime import (
@@ -62,3 +64,33 @@ def test_gpus_are_asked_for_by_type(
         assert limits["ephemeral-storage"] == str(1 << 34)
         assert limits["amd.com/gpu" if kind == "MI300" else "nvidia.com/gpu"] == "2"
         assert pod.get("nodeSelector", {}) == ({"gpu": "v100"} if kind == "Tesla V100" else {})
+
+
+def test_a_pod_keeps_what_it_needs_whatever_is_added_to_it(
+    runtime: KubernetesRuntime, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added = {
+        "securityContext": {"runAsNonRoot": True},
+        "nodeSelector": {"pool": "training"},
+        "volumes": [{"name": "data", "emptyDir": {}}],
+        "tolerations": [{"operator": "Exists"}],
+    }
+    gpus = '{"V100": {"node_selector": {"gpu": "v100"}}}'
+    configure(monkeypatch, pod_spec=json.dumps(added), gpus=gpus)
+    runtime.settings = settings()
+    runtime.submit(launch := a_launch(demand=Demand(Decimal(2), 1 << 30, gpus={"V100": 1})))
+    pod = cluster.pod(job_name(launch))["spec"]
+    assert pod["securityContext"] == {"fsGroup": 10001, "runAsNonRoot": True}
+    assert pod["nodeSelector"] == {"gpu": "v100", "pool": "training"}
+    assert [volume["name"] for volume in pod["volumes"]] == ["folder", "token", "data"]
+    assert pod["tolerations"] == added["tolerations"]
+
+
+@pytest.mark.parametrize("field", ["containers", "initContainers"])
+def test_nobody_replaces_the_trainer_or_its_sidecar(
+    runtime: KubernetesRuntime, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    configure(monkeypatch, pod_spec=json.dumps({field: []}))
+    runtime.settings = settings()
+    with pytest.raises(Unavailable, match=f"KUBERNETES_POD_SPEC: {field} cannot be replaced"):
+        runtime.submit(a_launch())
