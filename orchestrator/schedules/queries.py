@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Select, exists, func, literal_column, or_, select
+from sqlalchemy import ColumnElement, Select, column, exists, func, literal_column, or_, select, table
 from sqlalchemy.orm import aliased
 
 from orchestrator.database import db_now
 from orchestrator.ledger.tables import JobRow
 from orchestrator.schedules.models import OccurrenceState
 from orchestrator.schedules.tables import OccurrenceRow, ScheduleRow
+
+#: Only what is asked of it here: what is above may not be imported.
+_POLICIES = table("retention_policies", column("model_id"), column("schedule_id"), column("ended_at"))
+
+
+def model_of_policy(schedule_id: str) -> Select[str]:
+    """The model whose retention policy runs by the schedule."""
+    return select(_POLICIES.c.model_id).where(_POLICIES.c.schedule_id == schedule_id, _POLICIES.c.ended_at.is_(None))
 
 
 def due(now: datetime, but: Collection[str], limit: int) -> Select[str]:

@@ -104,7 +104,7 @@ def update_schedule(schedule_id: str, **changes: Any) -> Schedule:
 
     Raises:
         ScheduleNotFound: there is no such schedule, or it was deleted.
-        InvalidRequest, Conflict: as `create_schedule`.
+        InvalidRequest, Conflict: as `create_schedule`; or it is a retention policy's, which alone may change it.
     """
     if "project_id" in changes:
         raise InvalidRequest("project_id: a schedule stays with its project; create another")
@@ -121,6 +121,7 @@ def pause_schedule(schedule_id: str) -> Schedule:
 
     Raises:
         ScheduleNotFound: there is no such schedule, or it was deleted.
+        Conflict: it is a retention policy's, which alone may change it.
     """
     return update_schedule(schedule_id, paused=True)
 
@@ -139,8 +140,9 @@ def delete_schedule(schedule_id: str) -> str:
 
     Raises:
         ScheduleNotFound: there is no such schedule, or it was deleted.
+        Conflict: it is a retention policy's, which alone may delete it.
     """
-    return transact(remove, schedule_id)
+    return transact(_delete, schedule_id)
 
 
 def remove(session: Session, schedule_id: str) -> str:
@@ -243,8 +245,24 @@ def _check_bounds(new: NewSchedule) -> None:
             raise InvalidRequest(f"{name}: {span} is not between 0 and {LONGEST.days} days")
 
 
+def _delete(session: Session, schedule_id: str) -> str:
+    _check_free(session, _locked(session, schedule_id))
+    return remove(session, schedule_id)
+
+
+def _check_free(session: Session, row: ScheduleRow) -> None:
+    """Make sure that no retention policy relies on it: that would say it runs by itself, and never run."""
+    model_id = session.scalar(queries.model_of_policy(row.id))
+    if model_id is not None:
+        raise Conflict(
+            f"schedule {row.name!r} runs the retention policy of model {model_id!r}: change or delete that instead"
+        )
+
+
 def _update(session: Session, schedule_id: str, changes: dict[str, Any]) -> Schedule:
     row = _locked(session, schedule_id)
+    if changes != {"paused": False}:
+        _check_free(session, row)
     former = _shown(row).model_dump(include=set(NewSchedule.model_fields))
     try:
         new = NewSchedule.model_validate({**former, **changes})

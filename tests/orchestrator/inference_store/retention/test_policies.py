@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import select
 
 from orchestrator import schedules
-from orchestrator.database import reading
+from orchestrator.database import reading, transact
+from orchestrator.errors import Conflict, ScheduleNotFound
 from orchestrator.inference_store.retention.models import TaskState
 from orchestrator.inference_store.retention.policies import end_policy, find_policy
 from orchestrator.inference_store.retention.tasks import list_tasks
@@ -88,9 +90,26 @@ def test_a_policy_that_is_deleted_runs_no_more(model: str) -> None:
     assert {one.state for one in schedules.list_occurrences(schedule_id)} <= {OccurrenceState.SKIPPED}
 
 
+def test_the_schedule_of_a_policy_is_changed_by_the_policy_alone(model: str) -> None:
+    policy_id = policy(model, interval=6)
+    schedule_id = schedule_of(model)
+    changes: list[Callable[[str], object]] = [
+        schedules.delete_schedule,
+        schedules.pause_schedule,
+        lambda one: schedules.update_schedule(one, every=timedelta(days=1)),
+    ]
+    for change in changes:
+        with pytest.raises(Conflict, match=f"the retention policy of model '{model}': change or delete that"):
+            change(schedule_id)
+    assert schedules.resume_schedule(schedule_id).every == timedelta(hours=6)
+    assert end_policy(model, policy_id)
+    with pytest.raises(ScheduleNotFound):
+        schedules.delete_schedule(schedule_id)
+
+
 def test_a_policy_outlives_a_schedule_that_somebody_deleted(model: str) -> None:
     policy_id = policy(model, interval=6)
-    schedules.delete_schedule(schedule_of(model))
+    transact(schedules.remove, schedule_of(model))
     assert end_policy(model, policy_id)
 
 
