@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.database import reading
-from orchestrator.errors import BlobNotFound, Conflict, Unavailable
+from orchestrator.errors import BlobNotFound, Conflict, LeaseLost, Unavailable
 from orchestrator.inference_store import purge
 from orchestrator.inference_store.receipts import Action
 from orchestrator.inference_store.retention import finish as finishing
@@ -32,7 +32,12 @@ def sweep(lease: Lease) -> Outcome:
         approved = manifest.of(session, task)
     try:
         if task.dry_run:
-            record_manifest(lease, manifest.write(task, action, lease.attempt))
+            written = manifest.write(task, action, lease.attempt)
+            try:
+                record_manifest(lease, written)
+            except LeaseLost:
+                manifest.discard(written)
+                raise
             manifest.forget(task.id, lease.attempt)
             return Done()
         if approved is not None:

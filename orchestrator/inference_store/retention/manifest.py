@@ -77,6 +77,11 @@ def write(task: RetentionTaskRow, action: Action, attempt: int) -> Written:
     return written
 
 
+def discard(written: Written) -> None:
+    """Remove what nobody will ask for: its task has ended, or another attempt writes its own."""
+    blobs().delete_many([written.key])
+
+
 def forget(task_id: str, attempt: int) -> None:
     """Remove what earlier attempts may have written."""
     blobs().delete_many([key_of(task_id, former) for former in range(1, attempt)])

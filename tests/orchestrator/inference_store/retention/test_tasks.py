@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from orchestrator.database import writing
@@ -10,6 +12,7 @@ from orchestrator.inference_store import purge
 from orchestrator.inference_store.blobs import hold_subject
 from orchestrator.inference_store.protection import protect_inference
 from orchestrator.inference_store.receipts import Action, digest, list_receipts
+from orchestrator.inference_store.retention import manifest
 from orchestrator.inference_store.retention.models import Manifest, TaskState
 from orchestrator.inference_store.retention.policies import end_policy, find_policy
 from orchestrator.inference_store.retention.submit import submit, submit_approved, submit_message
@@ -150,6 +153,24 @@ def test_a_dry_run_counts_and_lists_and_deletes_nothing(model: str) -> None:
     assert (done.total_record_count, done.total_blob_count) == (1, 2)
     assert (done.deleted_record_count, done.deleted_blob_count, receipts(done.task_id)) == (0, 0, [])
     assert done.manifest is not None
+
+
+def test_a_dry_run_that_is_stopped_while_it_lists_leaves_no_list(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store(model, ["person-1@example.org"], hours=2)
+    task_id = submit(model, policy(model), dry_run=True)
+    run_units(task_id, until="retention.sweep")
+    write = manifest.write
+
+    def written_too_late(*given: Any) -> manifest.Written:
+        written = write(*given)
+        assert blobs().exists(written.key)
+        stop(model, task_id)
+        return written
+
+    monkeypatch.setattr(manifest, "write", written_too_late)
+    run_units(task_id)
+    assert task(task_id).state is TaskState.STOPPED
+    assert list(blobs().list("retention")) == []
 
 
 def test_an_approved_manifest_deletes_what_it_names_less_what_was_protected_since(model: str) -> None:
