@@ -122,7 +122,7 @@ def manifest_(
     """Print what a dry run has listed: one line of JSON for each record and blob that would go."""
     chunks = tasks.read_manifest(task)
     if output is None:
-        sys.stdout.writelines(chunk.decode() for chunk in chunks)
+        sys.stdout.buffer.writelines(chunks)
         return
     with output.open("wb") as file:
         file.writelines(chunks)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from orchestrator.storage.local import LocalBlobs
 from tests.orchestrator.cli.conftest import Command
 from tests.support.retention import register, run_units, store, visible
 
@@ -50,6 +51,21 @@ def test_a_dry_run_is_looked_at_approved_and_run(orchestrator: Command, model: s
     assert orchestrator("retention", "watch", task).code == 0
     assert [one["task_id"] for one in orchestrator.json("retention", "list", "--model", model)] == [task, dry]
     assert "approved manifest" in orchestrator("retention", "list", width=160).out
+
+
+def test_a_manifest_is_printed_whatever_its_ids_and_its_length(
+    orchestrator: Command, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its blob comes in pieces, which end in the midst of a letter, too."""
+    set_policy(orchestrator, model)
+    store(model, ["é€😀"], hours=30)
+    dry = orchestrator.json("retention", "run", "--model", model, "--dry-run")["task_id"]
+    run_units(dry)
+    stream = LocalBlobs.stream
+    monkeypatch.setattr(
+        LocalBlobs, "stream", lambda blobs, key: (bytes([byte]) for byte in b"".join(stream(blobs, key)))
+    )
+    assert '"é€😀"' in orchestrator("retention", "manifest", dry).out
 
 
 def test_an_auditor_lists_receipts(orchestrator: Command, model: str) -> None:
