@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, CursorResult, Table, and_, case, delete, func, select, update
+from sqlalchemy import ColumnElement, CursorResult, Table, and_, case, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from orchestrator.database import db_now, reading, transact
@@ -35,6 +35,8 @@ SLICE = 5.0
 OWN_BLOB = case((func.coalesce(INFERENCES.c.ordinal, -1) < 0, INFERENCES.c.data_storage_key))
 #: An inference that somebody may see.
 VISIBLE = INFERENCES.c.deleted_at.is_(None)
+#: One that is hidden at most, and may yet be gone.
+THERE = or_(VISIBLE, INFERENCES.c.deletion == "soft")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class Removed:
 
 def delete_inferences(model_id: str, inference_ids: Sequence[str], action: Action = Action.HARD) -> list[str]:
     """Delete inferences with their metadata and, if nobody else refers to it, their data; protected ones as well.
+
+    What is hidden already is gone with the action `HARD`.
 
     Returns the ids of those that were there. Killed midway, it has deleted some.
     """
@@ -65,19 +69,28 @@ def remove(session: Session, model_id: str, which: ColumnElement[bool], action: 
 
     `which` is asked of each row in the very statement that deletes it, under the row's lock.
     """
-    chosen = and_(INFERENCES.c.model_id == model_id, VISIBLE, which)
+    chosen = and_(INFERENCES.c.model_id == model_id, within_reach(action), which)
     match action:
         case Action.BLOB:
             found = _strip(session, chosen)
         case Action.HARD if not holds.is_held(session, hold_subject(model_id)):
             found = _returned(session, delete(INFERENCES).where(chosen))
         case _:
-            mark = update(INFERENCES).where(chosen).values(deleted_at=db_now(), deletion=action.value)
+            mark = (
+                update(INFERENCES)
+                .where(chosen)
+                .values(deleted_at=func.coalesce(INFERENCES.c.deleted_at, db_now()), deletion=action.value)
+            )
             found = _returned(session, mark)
     ids = [inference_id for inference_id, _ in found]
     doomed = doom_unreferenced(session, {key for _, key in found if key is not None})
     receipts.leave(session, model_id, cause, action, ids, doomed)
     return Removed(ids, doomed)
+
+
+def within_reach(action: Action) -> ColumnElement[bool]:
+    """Inferences that the action does something to: those that are hidden can only be gone."""
+    return THERE if action is Action.HARD else VISIBLE
 
 
 def _returned(session: Session, statement: Any) -> list[tuple[str, str | None]]:

@@ -101,7 +101,7 @@ def _lines(task: RetentionTaskRow, action: Action, written: Written) -> Iterator
     limits = task.maximum_record_age_limit, task.maximum_blob_age_limit
     ids = select(INFERENCES.c.inference_id).order_by(*queries.ORDER)
     with reading() as session:
-        for page in _pages(session, ids.where(queries.too_old(task.model_id, limits[0]))):
+        for page in _pages(session, ids.where(queries.too_old(task.model_id, limits[0], action))):
             written.records += len(page)
             yield b"".join(_line({RECORD: one}) for one in page)
         for page in _pages(session, ids.where(queries.to_strip(task.model_id, *limits))):

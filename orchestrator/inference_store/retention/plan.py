@@ -10,10 +10,11 @@ from sqlalchemy.orm import Session
 from orchestrator import ledger
 from orchestrator.database import reading, transact
 from orchestrator.inference_store.purge import INFERENCES
+from orchestrator.inference_store.receipts import Action
 from orchestrator.inference_store.retention import queries
 from orchestrator.inference_store.retention.lifecycle import KIND, LIFECYCLE
 from orchestrator.inference_store.retention.models import TaskState
-from orchestrator.inference_store.retention.tables import RetentionTaskRow
+from orchestrator.inference_store.retention.tables import RetentionPolicyRow, RetentionTaskRow
 from orchestrator.ledger import Done, Lease, NewUnit, Outcome
 from orchestrator.queues import QueueName
 
@@ -35,7 +36,8 @@ def count(session: Session, task: RetentionTaskRow) -> dict[str, int]:
     if task.approved_task_id is not None:
         dry = session.get_one(RetentionTaskRow, task.approved_task_id)
         return {"total_record_count": dry.total_record_count or 0, "total_blob_count": dry.total_blob_count or 0}
-    old = queries.too_old(task.model_id, task.maximum_record_age_limit)
+    action = Action(session.get_one(RetentionPolicyRow, task.policy_id).delete_action)
+    old = queries.too_old(task.model_id, task.maximum_record_age_limit, action)
     blobs = queries.blobs_to_go(task.model_id, task.maximum_blob_age_limit).order_by(None).subquery()
     return {
         "total_record_count": session.scalar(select(func.count()).select_from(INFERENCES).where(old)) or 0,

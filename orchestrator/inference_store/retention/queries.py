@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, and_, case, func, literal, select, tuple_
 
 from orchestrator.database import UtcDateTime
-from orchestrator.inference_store.purge import INFERENCES, VISIBLE
+from orchestrator.inference_store.purge import INFERENCES, VISIBLE, within_reach
 from orchestrator.inference_store.receipts import Action
 from orchestrator.inference_store.retention.models import TaskState
 from orchestrator.inference_store.retention.tables import RetentionPolicyRow, RetentionTaskRow
@@ -50,15 +50,15 @@ def deleted(task_ids: list[str]) -> Select[str | None, int, int, int]:
     )
 
 
-def too_old(model_id: str, limit: datetime) -> ColumnElement[bool]:
-    """Inferences from before `limit` that are neither protected nor deleted."""
-    return and_(INFERENCES.c.model_id == model_id, VISIBLE, UNPROTECTED, INFERENCES.c.created_at < limit)
+def too_old(model_id: str, limit: datetime, action: Action) -> ColumnElement[bool]:
+    """Inferences from before `limit` that are not protected, and that the action does something to."""
+    return and_(INFERENCES.c.model_id == model_id, within_reach(action), UNPROTECTED, INFERENCES.c.created_at < limit)
 
 
 def to_strip(model_id: str, record_limit: datetime, blob_limit: datetime) -> ColumnElement[bool]:
     """Inferences that stay, and whose data is too old."""
     return and_(
-        too_old(model_id, blob_limit),
+        too_old(model_id, blob_limit, Action.BLOB),
         INFERENCES.c.created_at >= record_limit,
         INFERENCES.c.data_storage_key.is_not(None),
     )

@@ -145,7 +145,9 @@ def _run(session: Session, lease: Lease, task: RetentionTaskRow, batch: Batch) -
     begun = time.monotonic()
     limit = task.maximum_blob_age_limit if batch.action is Action.BLOB else task.maximum_record_age_limit
     # One that was deleted since and made anew, under the same id, is younger than what was approved.
-    which = and_(queries.too_old(task.model_id, limit), INFERENCES.c.inference_id.in_(batch.inference_ids))
+    which = and_(
+        queries.too_old(task.model_id, limit, batch.action), INFERENCES.c.inference_id.in_(batch.inference_ids)
+    )
     count = _remove(session, lease, task, which, batch.action)
     ledger.note(session, lease, offset=batch.end)
     return begun, count

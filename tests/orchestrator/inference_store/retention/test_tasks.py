@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
-from orchestrator.database import writing
+from orchestrator.database import db_now, writing
 from orchestrator.errors import Conflict, InvalidRequest, ModelNotFound, NotFound, RequestIdReused
 from orchestrator.inference_store import purge
 from orchestrator.inference_store.blobs import hold_subject
@@ -17,6 +19,7 @@ from orchestrator.inference_store.retention.models import Manifest, TaskState
 from orchestrator.inference_store.retention.policies import end_policy, find_policy
 from orchestrator.inference_store.retention.submit import submit, submit_approved, submit_message
 from orchestrator.inference_store.retention.tasks import stop
+from orchestrator.inference_store.tables import InferenceRow
 from orchestrator.ledger import holds
 from orchestrator.storage import blobs
 from tests.conftest import Database
@@ -153,6 +156,54 @@ def test_a_dry_run_counts_and_lists_and_deletes_nothing(model: str) -> None:
     assert (done.total_record_count, done.total_blob_count) == (1, 2)
     assert (done.deleted_record_count, done.deleted_blob_count, receipts(done.task_id)) == (0, 0, [])
     assert done.manifest is not None
+
+
+def test_a_hard_policy_takes_what_was_only_hidden_before(model: str) -> None:
+    store(model, ["hidden-1", "hidden-2"], hours=3, data=b"1")
+    store(model, ["hidden-young"], hours=3)
+    run(model, policy(model, action=Action.SOFT))
+    store(model, ["old"], hours=3)
+    with writing() as session:
+        later = {"created_at": db_now(timedelta(hours=-1))}
+        session.execute(update(InferenceRow).where(InferenceRow.inference_id == "hidden-young").values(later))
+    policy_id = policy(model, record=2)
+    dry = run(model, policy_id, dry_run=True)
+    assert (dry.total_record_count, dry.total_blob_count) == (3, 0)
+    done = run(model, policy_id)
+    assert (done.total_record_count, done.deleted_record_count, done.deleted_blob_count) == (3, 3, 0)
+    assert rows(model) == ["hidden-young"]
+    assert run(model, policy(model, record=2, action=Action.SOFT)).total_record_count == 0
+
+
+def test_an_approved_manifest_takes_what_was_only_hidden_before(model: str) -> None:
+    store(model, ["hidden"], hours=2)
+    run(model, policy(model, action=Action.SOFT))
+    policy_id = policy(model)
+    dry = run(model, policy_id, dry_run=True)
+    assert run(model, policy_id, approved=dry.manifest).deleted_record_count == 1
+    assert rows(model) == []
+
+
+def test_what_was_hidden_goes_once_no_export_needs_it(model: str) -> None:
+    store(model, ["hidden"], hours=2)
+    run(model, policy(model, action=Action.SOFT))
+    with writing() as session:
+        holds.place(session, hold_subject(model), "export")
+    assert run(model, policy(model)).deleted_record_count == 1
+    assert rows(model) == ["hidden"]
+    with writing() as session:
+        holds.release(session, "export")
+    assert purge.purge() == 1
+    assert rows(model) == []
+
+
+def test_a_caller_deletes_what_was_only_hidden_and_its_id_is_free_again(model: str) -> None:
+    store(model, ["hidden"], hours=2)
+    run(model, policy(model, action=Action.SOFT))
+    assert purge.delete_inferences(model, ["hidden"]) == ["hidden"]
+    assert purge.delete_inferences(model, ["hidden"]) == []
+    store(model, ["hidden"])
+    assert visible(model) == ["hidden"]
 
 
 def test_a_dry_run_that_is_stopped_while_it_lists_leaves_no_list(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
