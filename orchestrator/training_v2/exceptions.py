@@ -41,9 +41,8 @@ class ApiException(errors.ApiException, OpenApiException):
         self.data = data
 
 
-#: What the documentation says that every function may raise. It is the root of all requests that could not be
-#: served, so that it catches what training leaves to others, too: a project that is not there, a store that is away.
-APIException = errors.ApiException
+#: The documentation has both spellings.
+APIException = ApiException
 
 
 class TrainingConflict(ApiException, errors.Conflict):
@@ -53,6 +52,16 @@ class TrainingConflict(ApiException, errors.Conflict):
 
     def __init__(self, body: str) -> None:
         super().__init__(body=body)
+
+
+class ProjectDoesNotExistError(ApiException, errors.ProjectNotFound):
+    """No project has this id."""
+
+    status = 404
+
+    def __init__(self, id: str) -> None:  # noqa: A002  as of its siblings
+        super().__init__(body=f"no project has the id {id!r}: `orchestrator project list` shows them")
+        self.id = id
 
 
 class BlueprintDoesNotExistError(ApiException, errors.NotFound):

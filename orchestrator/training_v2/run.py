@@ -300,7 +300,7 @@ def create_run(
     Raises:
         ValidationError: the config is invalid according to the blueprint, or a parameter is ill-formed.
         BlueprintDoesNotExistError: there is no such blueprint.
-        ProjectNotFound: there is no such project.
+        ProjectDoesNotExistError: there is no such project.
     """
     return submit.submit(submit.NewRun(name, version, resources, config, task_type, blueprint_id, project_id, notes))
 

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from orchestrator import ledger
 from orchestrator.database import reading, storable, transact
-from orchestrator.errors import InvalidRequest, ProjectNotFound
+from orchestrator.errors import InvalidRequest
 from orchestrator.ids import new_id
 from orchestrator.ledger import NewUnit
 from orchestrator.queues import QueueName
@@ -26,7 +26,12 @@ from orchestrator.settings import settings
 from orchestrator.training_v2.blueprint import find_blueprint
 from orchestrator.training_v2.checkpoint_files import subject_of
 from orchestrator.training_v2.config import as_document, check_config
-from orchestrator.training_v2.exceptions import CheckpointDoesNotExistError, TrainingConflict, ValidationError
+from orchestrator.training_v2.exceptions import (
+    CheckpointDoesNotExistError,
+    ProjectDoesNotExistError,
+    TrainingConflict,
+    ValidationError,
+)
 from orchestrator.training_v2.lifecycle import LIFECYCLE
 from orchestrator.training_v2.models import Resources, RunState
 from orchestrator.training_v2.quantities import demand_of
@@ -80,7 +85,7 @@ def submit(new: NewRun, *, request_id: str | None = None) -> str:
     Raises:
         ValidationError: a value is wrong, or the config does not fit the blueprint.
         BlueprintDoesNotExistError: there is no such blueprint.
-        ProjectNotFound: there is no such project. In every case nothing was written.
+        ProjectDoesNotExistError: there is no such project. In every case nothing was written.
         RequestIdReused: the request id is that of a run that was asked for something else.
     """
     new = replace(new, config=as_document(new.config))
@@ -102,7 +107,7 @@ def submit_message(spec: Mapping[str, Any], options: Mapping[str, Any]) -> str:
         InvalidRequest: a field is missing, unknown or of the wrong type.
         ValidationError: as `submit`.
         BlueprintDoesNotExistError: as `submit`.
-        ProjectNotFound: as `submit`.
+        ProjectDoesNotExistError: as `submit`.
     """
     try:
         message = Message.model_validate({**spec, **options})
@@ -162,7 +167,7 @@ def _write(session: Session, new: NewRun, request_id: str | None) -> tuple[str, 
     _check(new, blueprint)
     project = session.get(ProjectRow, storable(new.project_id))
     if project is None:
-        raise ProjectNotFound(f"no project has the id {new.project_id!r}")
+        raise ProjectDoesNotExistError(new.project_id)
     run_id = new_id()
     ledger.open_job(
         session,
