@@ -50,9 +50,9 @@ STYLES = {
 
 
 def console() -> Console:
-    """A console on the present stdout."""
+    """A console on the present stdout, which shows every text as it is: names and paths may hold brackets."""
     fixed = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
-    return Console(highlight=False, width=fixed)
+    return Console(highlight=False, markup=False, emoji=False, width=fixed)
 
 
 def print_json(value: Any) -> None:

@@ -6,12 +6,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.errors import NotFound, Unavailable
+from orchestrator.errors import InvalidRequest, NotFound, Unavailable
 from orchestrator.training_v2.metrics import PAGE, all_metrics, find_metrics
 from orchestrator.training_v2.models import Metric
 
 #: Points of a line: more than the picture has columns show nothing more.
 POINTS = 2000
+#: Fields of a picture: more take minutes to draw, and fit on no screen.
+TAGS = 24
 
 
 def draw(run_id: str, tags: Sequence[str] | None, path: Path) -> None:
@@ -19,6 +21,7 @@ def draw(run_id: str, tags: Sequence[str] | None, path: Path) -> None:
 
     Raises:
         NotFound: nothing was measured.
+        InvalidRequest: the metrics have too many tags for one picture.
         Unavailable: the library that draws is not installed.
     """
     try:
@@ -35,7 +38,7 @@ def draw(run_id: str, tags: Sequence[str] | None, path: Path) -> None:
             points.sort()
             sparse = points[:: len(points) // POINTS + 1]
             field.plot([step for step, _ in sparse], [value for _, value in sparse], label=job_id.rpartition("-")[2])
-        field.set_title(tag, fontsize=9)
+        field.set_title(tag, fontsize=9, parse_math=False)
         if len(launches) > 1:
             field.legend(title="launch", fontsize=7)
     figure.savefig(path, format="png")
@@ -45,6 +48,8 @@ def _lines(run_id: str, tags: Sequence[str] | None) -> dict[str, dict[str, list[
     lines: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
     for metric in all_metrics(run_id) if not tags else _of_tags(run_id, tags):
         lines[metric.tag][metric.job_id or ""].append((metric.global_step, metric.value))
+        if len(lines) > TAGS:
+            raise InvalidRequest(f"run {run_id} has metrics of more than {TAGS} tags: choose up to {TAGS} with --tag")
     return lines
 
 

@@ -15,7 +15,7 @@ import typer
 from rich.text import Text
 
 from orchestrator.cli.blueprint import find_blueprint
-from orchestrator.cli.guard import NeedsDatabase
+from orchestrator.cli.guard import NeedsDatabase, complain
 from orchestrator.cli.names import find_project
 from orchestrator.cli.output import (
     JsonOption,
@@ -166,15 +166,18 @@ def logs(
     details = get_run_details(run)
     number, chunk = launch or details.launch, 0
     while True:
-        for data in read_log(run, number, chunk):
+        for data in read_log(run, number, chunk) if number else ():
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
             chunk += 1
-        if not follow or details.is_over or details.launch != number:
-            return
+        if not follow or details.is_over or (number and details.launch != number):
+            break
         time.sleep(INTERVAL)
         # The look comes before the last reading: what was printed before the end is kept by then.
         details = get_run_details(run)
+        number = number or details.launch
+    if not number:
+        complain(f"run {run} was not launched yet, and has printed nothing")
 
 
 @app.command("metrics", cls=NeedsDatabase)

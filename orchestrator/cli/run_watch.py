@@ -65,7 +65,7 @@ class WatchedRun(Watched[RunDetails]):
             table.add_column(ratio=ratio, no_wrap=True)
         for each in found.progress:
             bar = ProgressBar(total=each.final_value or 1, completed=each.value)
-            table.add_row(each.operation, bar, f"{each.value:g}/{each.final_value:g} {each.units}")
+            table.add_row(Text(each.operation), bar, Text(f"{each.value:g}/{each.final_value:g} {each.units}"))
         drawn = Text.assemble((sparkline([metric.value for metric in self.series]), "cyan"), "  ", _newest(self.series))
         return Group(Text.assemble(state(found.status.value), ("  " + found.reason, "dim")), table, drawn)
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from rich.console import Console
 
-from orchestrator.cli.run_watch import sparkline
-from orchestrator.training_v2 import Progress, intake
+from orchestrator.cli.run_watch import WatchedRun, sparkline
+from orchestrator.training_v2 import Progress, RunState, intake
 from orchestrator.training_v2.logs import keep_log
 from orchestrator.training_v2.measured import NewMetric
 from orchestrator.training_v2.runtime import Exited
+from orchestrator.training_v2.steering import stop
 from tests.support.training import SCHEMA, StageRuntime, drive, save_checkpoint
 from tests.support.training import state as state_of
 
@@ -41,8 +45,6 @@ def create(orchestrator: Command, tmp_path: Path, *options: str) -> str:
 
 def train(run_id: str) -> StageRuntime:
     """Bring the run to where its trainer trains, and let it measure."""
-    from orchestrator.training_v2 import RunState
-
     runtime = StageRuntime()
     drive(run_id, runtime, RunState.JOB_SUBMITTED)
     intake.arrive(run_id, 1, "supervisor")
@@ -166,6 +168,63 @@ def test_logs_are_printed_and_followed_to_the_end(orchestrator: Command, bluepri
     assert orchestrator("run", "logs", run_id).out == "epoch 1\nepoch 2\n"
     intake.leave(run_id, 1, Exited(0))
     assert orchestrator("run", "logs", run_id, "--follow", "--launch", "1").out == "epoch 1\nepoch 2\n"
+
+
+def test_a_run_that_was_not_launched_yet_has_no_log(orchestrator: Command, blueprint: str, tmp_path: Path) -> None:
+    run_id = create(orchestrator, tmp_path)
+    ran = orchestrator("run", "logs", run_id)
+    assert (ran.code, ran.out) == (0, "")
+    assert "not launched yet" in ran.err
+    stop(run_id)
+    drive(run_id, StageRuntime(), RunState.JOB_TERMINATED)
+    ran = orchestrator("run", "logs", run_id, "--follow")
+    assert (ran.code, "not launched yet" in ran.err) == (0, True)
+
+
+def test_a_log_is_followed_from_before_the_launch(
+    orchestrator: Command, blueprint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = create(orchestrator, tmp_path)
+
+    def print_the_next() -> Iterator[None]:
+        yield
+        train(run_id)
+        keep_log(run_id, 1, 0, b"epoch 1\n")
+        yield
+        keep_log(run_id, 1, 1, b"epoch 2\n")
+        yield
+        intake.leave(run_id, 1, Exited(0))
+        yield
+
+    life = print_the_next()
+    monkeypatch.setattr("orchestrator.cli.run.time.sleep", lambda _: next(life))
+    ran = orchestrator("run", "logs", run_id, "--follow")
+    assert (ran.code, ran.out, ran.err) == (0, "epoch 1\nepoch 2\n", "")
+
+
+def test_an_operation_may_be_called_anything(orchestrator: Command, blueprint: str, tmp_path: Path) -> None:
+    run_id = create(orchestrator, tmp_path)
+    train(run_id)
+    progress = Progress(operation="train [/gpu0] :smile:", value=1, final_value=4, units="[img]")
+    intake.record_progress(run_id, 1, [progress])
+    shown = orchestrator("run", "show", run_id, width=120).out
+    assert "train [/gpu0] :smile:" in shown
+    assert "1 of 4 [img]" in shown
+    watched, screen = WatchedRun(run_id), StringIO()
+    Console(file=screen, width=120, emoji=False).print(watched.picture(watched.look()))
+    assert "train [/gpu0] :smile:" in screen.getvalue()
+    assert "1/4 [img]" in screen.getvalue()
+
+
+def test_tags_are_drawn_as_they_are_and_not_too_many(orchestrator: Command, blueprint: str, tmp_path: Path) -> None:
+    run_id = create(orchestrator, tmp_path)
+    train(run_id)
+    intake.record_metrics(run_id, 1, 10, [NewMetric(1, f"cost $a_$ {n}", 1.0) for n in range(30)])
+    picture = tmp_path / "[loss].png"
+    many = orchestrator("run", "metrics", run_id, "--plot", str(picture))
+    assert (many.code, "--tag" in many.err, picture.exists()) == (1, True, False)
+    few = orchestrator("run", "metrics", run_id, "--plot", str(picture), "--tag", "cost $a_$ 7", width=400)
+    assert (few.code, str(picture) in few.out, picture.read_bytes()[:4]) == (0, True, b"\x89PNG")
 
 
 @pytest.mark.parametrize("code, status", [(0, "job_completed"), (3, "job_failed")])
