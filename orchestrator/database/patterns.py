@@ -17,6 +17,14 @@ def matches(value: str | None, pattern: str) -> bool | None:
 @lru_cache(maxsize=256)
 def _compiled(pattern: str) -> re.Pattern[str]:
     parts = re.findall(r"\\(.)|(.)", pattern, re.DOTALL)
-    wild = {"%": ".*", "_": "."}
-    text = "".join(re.escape(escaped) if escaped else wild.get(plain, re.escape(plain)) for escaped, plain in parts)
-    return re.compile(text, re.IGNORECASE | re.DOTALL)
+    pieces = [""]
+    for escaped, plain in parts:
+        if plain == "%":
+            pieces.append("")
+        else:
+            pieces[-1] += "." if plain == "_" else re.escape(escaped or plain)
+    first, *others = pieces
+    # A piece is found where it comes first, and nowhere else: to try each place of each would take ages.
+    between = "".join(f"(?>.*?{piece})" for piece in others[:-1])
+    last = f".*{others[-1]}" if others else ""
+    return re.compile(first + between + last, re.IGNORECASE | re.DOTALL)

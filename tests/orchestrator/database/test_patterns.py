@@ -54,5 +54,24 @@ def test_a_pattern_that_escapes_everything_matches_only_itself(text: str) -> Non
     assert matches(f"{text}x", pattern) is False
 
 
+@given(value=st.text("ab", max_size=8), pattern=st.text("ab%_", max_size=8))
+def test_a_pattern_matches_if_some_way_to_read_it_does(value: str, pattern: str) -> None:
+    assert matches(value, pattern) == fits(value, pattern)
+
+
+def fits(value: str, pattern: str) -> bool:
+    """The definition, step by step."""
+    if not pattern:
+        return not value
+    if pattern[0] == "%":
+        return any(fits(value[start:], pattern[1:]) for start in range(len(value) + 1))
+    return bool(value) and pattern[0] in ("_", value[0]) and fits(value[1:], pattern[1:])
+
+
+def test_a_pattern_of_very_many_parts_is_matched_before_anybody_grows_old() -> None:
+    assert matches("a" * 200, "%a" * 40 + "%b") is False
+    assert matches("a" * 200 + "b", "%a" * 40 + "%b") is True
+
+
 def test_nothing_is_known_of_what_is_null() -> None:
     assert matches(None, "%") is None
