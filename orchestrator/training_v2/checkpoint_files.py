@@ -6,7 +6,7 @@ row last. Killed in between, whoever sweeps next goes on.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -138,13 +138,17 @@ def doom(session: Session, checkpoint_ids: Iterable[str]) -> list[str]:
     return free
 
 
-def purge_soon(checkpoint_ids: Collection[str]) -> None:
-    """Remove doomed checkpoints, or leave it to the next sweep when the blob store is away."""
-    try:
-        for checkpoint_id in checkpoint_ids:
+def purge_soon(checkpoint_ids: Iterable[str]) -> int:
+    """Remove doomed checkpoints, and leave those to the next sweep that the blob store keeps; returns how many went."""
+    gone = 0
+    for checkpoint_id in checkpoint_ids:
+        try:
             purge(checkpoint_id)
-    except Unavailable as error:
-        log.warning("checkpoints_not_purged", error=error.body)
+        except Unavailable as error:
+            log.warning("checkpoint_not_purged", checkpoint=checkpoint_id, error=error.body)
+        else:
+            gone += 1
+    return gone
 
 
 def sweep_doomed(*, limit: int = BATCH) -> int:
@@ -152,9 +156,7 @@ def sweep_doomed(*, limit: int = BATCH) -> int:
     doomed = select(CheckpointRow.id).where(CheckpointRow.deleted_at.is_not(None)).order_by(CheckpointRow.id)
     with reading() as session:
         found = session.scalars(doomed.limit(limit)).all()
-    for checkpoint_id in found:
-        purge(checkpoint_id)
-    return len(found)
+    return purge_soon(found)
 
 
 def purge(checkpoint_id: str) -> None:
@@ -163,10 +165,15 @@ def purge(checkpoint_id: str) -> None:
         row = session.get(CheckpointRow, checkpoint_id)
     if row is None or row.deleted_at is None:
         return
-    keys = [info.key for info in blobs().list(draft_of(row.run_id, row.id).prefix)]
+    delete_blobs(draft_of(row.run_id, row.id).prefix)
+    transact(_forget, checkpoint_id)
+
+
+def delete_blobs(prefix: str) -> None:
+    """Delete every blob below a prefix."""
+    keys = [info.key for info in blobs().list(prefix)]
     for start in range(0, len(keys), BLOBS):
         blobs().delete_many(keys[start : start + BLOBS])
-    transact(_forget, checkpoint_id)
 
 
 def _forget(session: Session, checkpoint_id: str) -> None:

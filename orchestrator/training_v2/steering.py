@@ -5,13 +5,15 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any, cast
 
+import structlog
 from sqlalchemy import CursorResult, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from orchestrator import ledger
 from orchestrator.database import db_now, reading, storable, transact
+from orchestrator.errors import Unavailable
 from orchestrator.ledger.tables import JobRow
-from orchestrator.training_v2 import checkpoint_files, logs
+from orchestrator.training_v2 import checkpoint_files
 from orchestrator.training_v2.exceptions import RunDoesNotExistError, TrainingConflict, ValidationError
 from orchestrator.training_v2.fence import set_columns
 from orchestrator.training_v2.lifecycle import STOPPING, move
@@ -19,6 +21,8 @@ from orchestrator.training_v2.models import RunState as State
 from orchestrator.training_v2.submit import hold_checkpoints, step_unit
 from orchestrator.training_v2.tables import TERMINAL, CheckpointRow, MetricRow, RunRow
 from orchestrator.transitions import EventRow
+
+log = structlog.get_logger(__name__)
 
 #: What a run is given to end by itself, and the least.
 GRACE = timedelta(minutes=10)
@@ -61,12 +65,14 @@ def restart(run_id: str) -> None:
 def delete_run(run_id: str) -> None:
     """Delete a run that has ended, with its metrics, events, checkpoints and logs.
 
+    Nobody sees it any more when this returns; what cannot be removed at once, the next sweeps remove.
+
     Raises:
         RunDoesNotExistError: there is no such run.
         TrainingConflict: it is active, or a model was made of one of its checkpoints.
     """
     transact(_hide, run_id)
-    _remove(run_id)
+    _remove_or_leave(run_id)
 
 
 def sweep_deleted(*, limit: int = RUNS) -> int:
@@ -74,9 +80,7 @@ def sweep_deleted(*, limit: int = RUNS) -> int:
     deleted = select(RunRow.id).where(RunRow.deleted_at.is_not(None)).order_by(RunRow.id).limit(limit)
     with reading() as session:
         found = session.scalars(deleted).all()
-    for run_id in found:
-        _remove(run_id)
-    return len(found)
+    return sum([_remove_or_leave(run_id) for run_id in found])
 
 
 def find_run(session: Session, run_id: str, *, locks: bool = False) -> RunRow:
@@ -160,6 +164,20 @@ def _hide(session: Session, run_id: str) -> None:
     if held:
         raise TrainingConflict(f"run {run_id} has checkpoints that a model or another run needs: {', '.join(held)}")
     set_columns(session, run_id, deleted_at=db_now())
+    # Whoever ended the run may have died before its own unit was settled, which would look for the run.
+    ledger.cancel(session, run_id)
+    # Who asks for the same again wants a run, and not this one.
+    session.execute(update(JobRow).where(JobRow.id == run_id).values(request_id=None))
+
+
+def _remove_or_leave(run_id: str) -> bool:
+    """Remove a hidden run, or leave it to the next sweep when the blob store is away; returns whether it is gone."""
+    try:
+        _remove(run_id)
+    except Unavailable as error:
+        log.warning("run_not_removed", run=run_id, error=error.body)
+        return False
+    return True
 
 
 def _remove(run_id: str) -> None:
@@ -168,7 +186,8 @@ def _remove(run_id: str) -> None:
         own = session.scalars(select(CheckpointRow.id).where(CheckpointRow.run_id == run_id)).all()
     for checkpoint_id in own:
         checkpoint_files.purge(checkpoint_id)
-    logs.forget(run_id)
+    # Logs, and what came too late for its checkpoint.
+    checkpoint_files.delete_blobs(f"training/{run_id}")
     while transact(_remove_metrics, run_id):
         pass
     transact(_remove_run, run_id)
@@ -190,6 +209,5 @@ def _remove_metrics(session: Session, run_id: str) -> int:
 
 
 def _remove_run(session: Session, run_id: str) -> None:
-    session.execute(update(JobRow).where(JobRow.id == run_id).values(request_id=None))
     session.execute(delete(EventRow).where(EventRow.subject_id == run_id))
     session.execute(delete(RunRow).where(RunRow.id == run_id))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from orchestrator import registry
 from orchestrator.errors import InvalidRequest, ProjectNotFound, Unavailable
 from orchestrator.registry import get_model
-from orchestrator.storage import blobs
+from orchestrator.storage import Blobs, blobs
 from orchestrator.training_v2 import (
     CheckpointDoesNotExistError,
     Run,
@@ -168,6 +168,15 @@ def test_checkpoints_are_found_by_any_filter(scene: Scene, runtime: StageRuntime
             get_checkpoints(**wrong)
 
 
+def test_steps_that_are_none_are_the_steps_of_nothing(scene: Scene, runtime: StageRuntime) -> None:
+    run_id = running(scene, runtime)
+    save_checkpoint(run_id, 7)
+    intake.record_metrics(run_id, 1, 0, [NewMetric(7, "loss", 1.0)])
+    run = Run.from_id(run_id)
+    assert [len(run.get_checkpoints(global_steps=steps)) for steps in ([2**70, -1], [2**70, 7])] == [0, 1]
+    assert [len(run.get_metrics(global_steps=steps)) for steps in ([2**70, -1], [2**70, 7])] == [0, 1]
+
+
 def test_checkpoints_are_deleted_all_or_none(scene: Scene, runtime: StageRuntime) -> None:
     run_id = running(scene, runtime)
     old, new = save_checkpoint(run_id, 1), save_checkpoint(run_id, 2)
@@ -238,6 +247,29 @@ def test_what_was_deleted_while_the_blob_store_was_away_is_swept_later(
     assert get_checkpoints() == []
     assert len(blob_keys(run_id)) == 2
     assert (sweep(), sweep(), blob_keys(run_id)) == (2, 0, [])
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_in_nobody_s_way(
+    scene: Scene, runtime: StageRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = running(scene, runtime)
+    stuck, *others = [save_checkpoint(run_id, number) for number in range(3)]
+    intake.leave(run_id, 1, Exited(0))
+    delete = type(blobs()).delete_many
+
+    def refuse(store: Blobs, keys: Sequence[str]) -> None:
+        if any(stuck in key for key in keys):
+            raise Unavailable("permission denied")
+        delete(store, keys)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(blobs()), "delete_many", refuse)
+        delete_checkpoints(ids=[stuck])
+        delete_checkpoints(ids=others[:1])
+        assert sweep() == 0
+        delete_checkpoints(ids=others)
+        assert [key.split("/")[2] for key in blob_keys(run_id)] == [stuck]
+    assert (sweep(), blob_keys(run_id)) == (1, [])
 
 
 def test_a_checkpoint_that_a_dead_launch_began_is_swept(scene: Scene, runtime: StageRuntime) -> None:

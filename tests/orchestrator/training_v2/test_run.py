@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from orchestrator import ledger
-from orchestrator.database import writing
-from orchestrator.errors import ProjectNotFound
+from orchestrator.database import reading, transact, writing
+from orchestrator.errors import ProjectNotFound, Unavailable
 from orchestrator.ledger import holds
+from orchestrator.ledger.tables import UnitRow
 from orchestrator.settings import settings as configured
+from orchestrator.storage import blobs
 from orchestrator.training_v2 import (
     BlueprintDoesNotExistError,
     CheckpointDoesNotExistError,
@@ -24,6 +26,7 @@ from orchestrator.training_v2 import (
     Resources,
     Run,
     RunDoesNotExistError,
+    RunState,
     TrainingConflict,
     ValidationError,
     create_run,
@@ -32,6 +35,7 @@ from orchestrator.training_v2 import (
     intake,
 )
 from orchestrator.training_v2.checkpoint_files import subject_of
+from orchestrator.training_v2.lifecycle import end
 from orchestrator.training_v2.logs import keep_log
 from orchestrator.training_v2.measured import NewMetric
 from orchestrator.training_v2.runtime import Exited
@@ -45,7 +49,10 @@ from tests.support.training import (
     Scene,
     StageRuntime,
     blob_keys,
+    drive,
+    due_unit,
     ids,
+    put_files,
     row,
     running,
     save_checkpoint,
@@ -252,6 +259,57 @@ def test_a_deletion_that_was_interrupted_is_finished_by_a_sweep(
     assert get_runs() == []
     assert (sweep_deleted(), sweep_deleted()) == (1, 0)
     assert (row_count(RunRow), blob_keys(run_id)) == (0, [])
+
+
+def test_a_run_deleted_while_the_blob_store_is_away_is_gone_and_removed_later(
+    scene: Scene, runtime: StageRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = NewRun("r", "1", SMALL, {"epochs": 1}, "Image Classification", scene.blueprint_id, scene.project_id)
+    run_id = submit(asked, request_id="once")
+    drive(run_id, runtime, RunState.JOB_SUBMITTED)
+    intake.arrive(run_id, 1, "supervisor")
+    intake.record_metrics(run_id, 1, 0, [NewMetric(1, "loss", 1.0)])
+    save_checkpoint(run_id, 5)
+    keep_log(run_id, 1, 0, b"hello")
+    intake.leave(run_id, 1, Exited(0))
+    run = Run.from_id(run_id)
+
+    def away(*_: object) -> None:
+        raise Unavailable("the blob store is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(blobs()), "delete_many", away)
+        run.delete()
+        assert sweep_deleted() == 0
+    for door in (run.delete, run.get_metrics, run.get_events, run.get_checkpoints):
+        with pytest.raises(RunDoesNotExistError):
+            door()
+    again = submit(asked, request_id="once")
+    assert again != run_id
+    assert ids(get_runs()) == [again]
+    assert (sweep_deleted(), blob_keys(run_id)) == (1, [])
+    assert [row_count(table) for table in (RunRow, MetricRow, CheckpointRow)] == [1, 0, 0]
+
+
+def test_a_deleted_run_leaves_nobody_anything_to_do(scene: Scene) -> None:
+    run_id = scene.create()
+    Run.from_id(run_id).stop()
+    # Whoever ends the run is killed before it has settled its own unit.
+    unit_id = due_unit(run_id)
+    transact(lambda session: end(session, run_id, RunState.JOB_TERMINATED, by=unit_id))
+    Run.from_id(run_id).delete()
+    with reading() as session:
+        assert session.scalars(select(UnitRow.state).where(UnitRow.job_id == run_id)).all() == ["cancelled"]
+
+
+def test_what_came_too_late_for_its_checkpoint_goes_with_the_run(scene: Scene, runtime: StageRuntime) -> None:
+    run_id = running(scene, runtime)
+    draft = intake.begin_checkpoint(run_id, 1, 5)
+    intake.discard_checkpoint(run_id, 1, draft.id)
+    put_files(draft.prefix, {"weights.bin": b"late"})
+    intake.leave(run_id, 1, Exited(0))
+    Run.from_id(run_id).delete()
+    assert blob_keys(run_id) == []
 
 
 def test_a_run_cannot_start_from_a_checkpoint_that_is_incomplete(scene: Scene, runtime: StageRuntime) -> None:
