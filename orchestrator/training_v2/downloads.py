@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 from sqlalchemy import select
 
@@ -50,7 +52,7 @@ def download(checkpoint_id: str, file_dir: str) -> None:
     Raises:
         CheckpointDoesNotExistError: there is no such checkpoint, or it was deleted meanwhile.
         TrainingConflict: it is incomplete.
-        ValidationError: the folder does not exist.
+        ValidationError: the folder does not exist, or has a folder where a file is to be, or the reverse.
         Unavailable: a file is not as it was stored.
     """
     folder = Path(file_dir)
@@ -64,14 +66,22 @@ def download(checkpoint_id: str, file_dir: str) -> None:
 
 
 def _write(file: StoredFile, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.partial")
-    digest = hashlib.sha256()
-    with partial.open("wb") as sink:
-        for chunk in blobs().stream(file.key):
-            digest.update(chunk)
-            sink.write(chunk)
-    if digest.hexdigest() != file.sha256:
-        partial.unlink()
-        raise Unavailable(f"the blob {file.key} is not what was stored as {file.path}: the blob store lost something")
-    partial.replace(target)
+    # No file of the checkpoint, and none that is there already, has such a name.
+    partial = target.with_name(f".{uuid4().hex}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256()
+        with partial.open("xb") as sink:
+            for chunk in blobs().stream(file.key):
+                digest.update(chunk)
+                sink.write(chunk)
+        if digest.hexdigest() != file.sha256:
+            raise Unavailable(
+                f"the blob {file.key} is not what was stored as {file.path}: the blob store lost something"
+            )
+        partial.replace(target)
+    except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+        raise ValidationError(f"file_dir: {target} cannot be written beside what is there: empty the folder") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
