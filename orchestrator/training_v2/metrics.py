@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
@@ -14,6 +13,7 @@ from orchestrator.database import insert_rows, instant_text, reading, storable
 from orchestrator.training_v2.exceptions import ValidationError
 from orchestrator.training_v2.measured import NewMetric
 from orchestrator.training_v2.models import Metric
+from orchestrator.training_v2.paging import countable
 from orchestrator.training_v2.runtime import job_id
 from orchestrator.training_v2.tables import MetricRow
 
@@ -52,19 +52,36 @@ def find_metrics(
     """A page of a run's metrics, newest first; `created_before` of the last one leads to the next page."""
     if limit < 0:
         raise ValidationError(f"limit is {limit}: it must not be negative")
-    chosen = newest(run_id, limit, created_before)
+    chosen, kept = newest(run_id, limit, created_before), {storable(tag) for tag in tags or ()}
     if global_steps is not None:
-        one_by_one = [chosen.where(MetricRow.global_step == step) for step in dict.fromkeys(global_steps)]
+        one_by_one = [chosen.where(MetricRow.global_step == step) for step in set(countable(global_steps))]
         if tags is not None:
-            one_by_one = [each.where(MetricRow.tag.in_(tags)) for each in one_by_one]
+            one_by_one = [each.where(MetricRow.tag.in_(kept)) for each in one_by_one]
     elif tags is not None:
-        one_by_one = [chosen.where(MetricRow.tag == storable(tag)) for tag in dict.fromkeys(tags)]
+        one_by_one = [chosen.where(MetricRow.tag == tag) for tag in kept]
     else:
         one_by_one = [chosen]
     with reading() as session:
-        # Of each step or tag the newest are read from its index; of several together they would have to be looked for.
-        rows = [row for each in one_by_one for row in session.scalars(each)]
-    return [as_metric(row) for row in heapq.nlargest(limit, rows, key=attrgetter("created_at"))]
+        return [as_metric(row) for row in _newest_of(session, one_by_one, limit)]
+
+
+def _newest_of(session: Session, one_by_one: Sequence[Select[MetricRow]], limit: int) -> list[MetricRow]:
+    """The newest rows of several selects, newest first.
+
+    Of each step or tag the newest are read from its index; of several together they would have to be looked for.
+    """
+    rows: list[MetricRow] = []
+    for each in one_by_one:
+        # Once there are enough, only those are read that are newer than the oldest of them.
+        enough = len(rows) >= limit > 0
+        rows += session.scalars(each.where(MetricRow.created_at > rows[-1].created_at) if enough else each)
+        if len(rows) >= limit:
+            rows = _newest_first(rows)[:limit]
+    return _newest_first(rows)
+
+
+def _newest_first(rows: list[MetricRow]) -> list[MetricRow]:
+    return sorted(rows, key=attrgetter("created_at"), reverse=True)
 
 
 def all_metrics(run_id: str) -> Iterator[Metric]:
