@@ -15,6 +15,11 @@ from orchestrator.training_v2.runner.wire import Progress
 
 #: Metrics that are checked and handed on together.
 BATCH = 1000
+#: Bars of a run's progress, and the characters of what is written on one: in their longest spelling they fit into one
+#: message.
+BARS = 1000
+LONGEST_OPERATION = 1000
+LONGEST_UNITS = 100
 
 
 class Metric(NamedTuple):
@@ -55,12 +60,16 @@ def save_progress(progress: Iterable[Progress | Mapping[str, Any]]) -> None:
 
     Raises:
         NotInARun: this process is no run's trainer.
-        ValidationError: a value is no finite number.
+        ValidationError: a value is no finite number; an operation has more than 1,000 characters, or units have
+            more than 100; or there are more than 1,000 bars.
         SupervisorGone: the supervisor has gone.
         StaleLaunch: the launch is over: end the trainer.
     """
     ours = stream()
-    ours.replace([_progress(each) for each in progress])
+    bars = [_progress(each) for each in islice(progress, BARS + 1)]
+    if len(bars) > BARS:
+        raise ValidationError(f"progress: these are more than {BARS:,} bars: nobody could look at them")
+    ours.replace(bars)
 
 
 def _checked(metrics: list[NewMetric]) -> list[NewMetric]:
@@ -94,4 +103,9 @@ def _progress(given: Progress | Mapping[str, Any]) -> Progress:
         raise ValidationError(f"progress {given!r:.200}: {error}") from None
     if not (math.isfinite(converted.value) and math.isfinite(converted.final_value)):
         raise ValidationError(f"progress {converted.operation[:40]!r}: value and final_value must be finite numbers")
+    if len(converted.operation) > LONGEST_OPERATION or len(converted.units) > LONGEST_UNITS:
+        raise ValidationError(
+            f"progress {converted.operation[:40]!r}: use up to {LONGEST_OPERATION:,} characters, "
+            f"and for units up to {LONGEST_UNITS}"
+        )
     return converted

@@ -34,8 +34,9 @@ class Listener:
         self._lock = threading.Lock()
         # A handler may interrupt whoever holds a lock; this queue is made for that, and its reader does the rest.
         self._signals: SimpleQueue[None] = SimpleQueue()
+        self._before: Handler = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, self._hear)
         threading.Thread(target=self._tell, name="runner-stop", daemon=True).start()
-        self._before: Handler = signal.signal(signal.SIGTERM, self._hear)
 
     def wait(self, timeout: float | None) -> bool:
         return self._asked.wait(timeout)

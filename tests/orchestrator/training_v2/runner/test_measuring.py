@@ -82,13 +82,16 @@ def test_what_is_wrong_is_refused_where_it_is_reported(run_id: str) -> None:
                     runner.save_metrics([wrong])
                 except runner.ValidationError as error:
                     print("refused", error)
-            try:
-                runner.save_progress([runner.Progress("train", float("nan"), 1, "epochs")])
-            except runner.ValidationError as error:
-                print("refused", error)
+            good = runner.Progress("train", 1, 1, "epochs")
+            for wrong in [[good._replace(value=float("nan"))], [good._replace(operation="x" * (17 << 20))],
+                          [good._replace(units="x" * 101)], (good for _ in iter(int, 1))]:
+                try:
+                    runner.save_progress(wrong)
+                except runner.ValidationError as error:
+                    print("refused", error)
             runner.save_metric("good", 1, 1)
         """)
-    assert printed.count("refused") == 11
+    assert printed.count("refused") == 14
     assert measured(run_id) == [("good", 1, 1)]
 
 

@@ -150,6 +150,8 @@ def test_a_thread_may_ask_once_the_main_thread_did(run_id: str) -> None:
                 thread.join()
                 runner.stop_requested()
             assert "main thread" in answers[0] and answers[1] is False, answers
+            listeners = [each for each in threading.enumerate() if each.name == "runner-stop"]
+            assert len(listeners) == 1, listeners
         """)
 
 

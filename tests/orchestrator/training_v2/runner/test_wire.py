@@ -23,6 +23,7 @@ from orchestrator.training_v2.exceptions import (
 )
 from orchestrator.training_v2.measured import LARGEST_STEP, LONGEST_TAG, NewMetric
 from orchestrator.training_v2.runner import wire
+from orchestrator.training_v2.runner.measuring import BARS, LONGEST_OPERATION, LONGEST_UNITS
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -113,6 +114,11 @@ def test_messages_arrive_one_after_another(messages: list[wire.Message]) -> None
 def test_the_largest_batch_fits() -> None:
     metrics = [NewMetric(LARGEST_STEP, "\U0001f642" * LONGEST_TAG, -1.2345678901234567e-300)] * wire.METRICS
     assert len(wire.encode(wire.Metrics(metrics))) < wire.LONGEST
+
+
+def test_the_longest_progress_fits() -> None:
+    bar = wire.Progress("\N{GRINNING FACE}" * LONGEST_OPERATION, -1e-300, -1e-300, "\N{GRINNING FACE}" * LONGEST_UNITS)
+    assert len(wire.encode(wire.CurrentProgress([bar] * BARS))) < wire.LONGEST
 
 
 def test_a_message_that_claims_to_be_huge_is_refused(pair: Pair) -> None:
