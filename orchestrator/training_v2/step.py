@@ -17,13 +17,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from orchestrator import ledger
-from orchestrator.database import db_now, reading, transact
+from orchestrator.database import db_now, reading, storable, transact
 from orchestrator.errors import Unavailable
 from orchestrator.ledger import Again, Done, Lease, Outcome, Postponed
 from orchestrator.settings import settings
 from orchestrator.training_v2.fence import set_columns
 from orchestrator.training_v2.intake import settle_exit
-from orchestrator.training_v2.lifecycle import LOST, end, move
+from orchestrator.training_v2.lifecycle import LAUNCHING, LOST, end, move
 from orchestrator.training_v2.models import Resources
 from orchestrator.training_v2.models import RunState as State
 from orchestrator.training_v2.placement import reserve
@@ -115,23 +115,32 @@ def step(lease: Lease, runtimes: Mapping[str, Runtime]) -> Outcome:
     """
     run = look(lease, runtimes)
     if run is None:
+        if _is_gone(lease.job_id):
+            return Done()
         return Postponed("no runtime of this worker can launch the run: see ORCHESTRATOR_TRAINING_RUNTIME")
     if run.state in TERMINAL:
         return Done()
     try:
         return STAGES[run.state](run)
     except Unavailable as error:
-        return Postponed(f"waiting for the runtime: {error.body}")
+        reason = f"waiting for the runtime: {error.body}"
+        # In other states the message says how the run came there, which is no news to anybody who waits.
+        if run.state in LAUNCHING and run.row.message != storable(reason):
+            transact(_write, run, lambda session: set_columns(session, run.row.id, message=storable(reason)))
+        return Postponed(reason)
 
 
 def look(lease: Lease, runtimes: Mapping[str, Runtime]) -> Run | None:
-    """The lease's run as it stands; None if none of the runtimes is its own."""
+    """The lease's run as it stands; None if none of the runtimes is its own, or it was deleted."""
     with reading() as session:
-        row, blueprint, now = session.execute(
+        found = session.execute(
             select(RunRow, BlueprintRow, db_now())
             .join(BlueprintRow, BlueprintRow.id == RunRow.blueprint_id)
             .where(RunRow.id == lease.job_id)
-        ).one()
+        ).one_or_none()
+    if found is None:
+        return None
+    row, blueprint, now = found
     runtime = runtimes.get(row.runtime)
     return None if runtime is None else Run(lease, row, blueprint, runtime, now)
 
@@ -320,6 +329,12 @@ def _write(session: Session, run: Run, work: Callable[[Session], object]) -> str
     work(session)
     ledger.hold(session, run.lease, done=1)
     return session.scalar(select(RunRow.state).where(RunRow.id == run.row.id))
+
+
+def _is_gone(run_id: str) -> bool:
+    """Whether the run was deleted, after another attempt had ended it."""
+    with reading() as session:
+        return session.get(RunRow, run_id) is None
 
 
 def _reserve(session: Session, run: Run) -> str | None:
