@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from orchestrator.database import reading
 from orchestrator.errors import BlobNotFound
 from orchestrator.storage import blobs
+from orchestrator.training_v2.tables import RunRow
 
 #: Blobs that are deleted in one go.
 BLOBS = 1000
@@ -31,6 +33,14 @@ def forget(run_id: str) -> None:
     keys = [info.key for info in blobs().list(f"training/{run_id}/logs")]
     for start in range(0, len(keys), BLOBS):
         blobs().delete_many(keys[start : start + BLOBS])
+
+
+def forget_if_deleted(run_id: str) -> None:
+    """Delete what was kept after the run was deleted, which nobody would find any more."""
+    with reading() as session:
+        row = session.get(RunRow, run_id)
+    if row is None or row.deleted_at is not None:
+        forget(run_id)
 
 
 def _key(run_id: str, launch: int, number: int) -> str:

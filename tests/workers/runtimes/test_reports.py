@@ -24,6 +24,7 @@ from orchestrator.training_v2.logs import read_log
 from orchestrator.training_v2.measured import NewMetric
 from orchestrator.training_v2.metrics import all_metrics
 from orchestrator.training_v2.runner import wire
+from orchestrator.training_v2.runtime import Exited
 from tests.support.processes import wait_until
 from tests.support.trainers import Supervised, supervised
 from tests.support.training import StageRuntime, fall_silent, row, running, set_scene, take_step
@@ -336,6 +337,20 @@ def test_a_process_that_keeps_the_pipe_open_does_not_keep_the_supervisor(ours: S
     os.close(writes)
     wait_until(lambda: not any(thread.name == "output" for thread in threading.enumerate()), "the pipe is closed")
     assert ours.log() == "so far"
+
+
+@on_one
+def test_what_is_printed_after_a_run_was_deleted_is_not_kept(ours: Supervised) -> None:
+    reads, writes = os.pipe()
+    ours.reports.keep_output(reads)
+    os.write(writes, b"so far")
+    wait_until(lambda: ours.log() == "so far", "it is kept")
+    intake.leave(ours.run_id, 1, Exited(0))
+    Run.from_id(ours.run_id).delete()
+    os.write(writes, b"too late")
+    os.close(writes)
+    wait_until(lambda: not any(thread.name == "output" for thread in threading.enumerate()), "the pipe is closed")
+    assert ours.log() == ""
 
 
 @on_one
