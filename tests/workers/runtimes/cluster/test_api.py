@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from orchestrator.training_v2.runtime import (
     LaunchRefused,
     Waiting,
 )
-from tests.support.kubernetes_api import Fault, KubernetesApi
+from tests.support.kubernetes_api import Fault, Handler, KubernetesApi
 from tests.support.kubernetes_cluster import Cluster
 from tests.support.kubernetes_runs import MINUTE, a_launch, configure, look
 from workers.runtimes.cluster import api as cluster_api
@@ -148,3 +149,18 @@ def test_a_thousand_launches_are_observed_in_a_few_calls(runtime: KubernetesRunt
     seen = runtime.observe(launches)
     assert [type(one) for one in seen] == [Waiting, Alive] * 500
     assert len(api.calls) == 20
+
+
+def test_what_time_it_is_the_api_says(
+    runtime: KubernetesRuntime, api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deadlines of pods are of its clock, and a node's may be another."""
+    monkeypatch.setattr(Handler, "date_time_string", lambda *_: "Thu, 01 Jan 2026 00:00:00 GMT")
+    runtime.submit(launch := a_launch())
+    pod = api.cluster.pod(job_name(launch))["metadata"]
+    configure(monkeypatch, config=str(api.config(tmp_path / "pod", "pod")))
+    sidecar_api = cluster_api.ClusterApi("training")
+    found, now = sidecar_api.timed_pod(pod["name"])
+    sidecar_api.close()
+    assert found is not None
+    assert (found["metadata"]["uid"], now) == (pod["uid"], datetime(2026, 1, 1, tzinfo=UTC))
