@@ -78,7 +78,7 @@ def create_model_from_checkpoint(
         CheckpointDoesNotExistError: there is no such checkpoint.
         TrainingConflict: it is incomplete, or the project has this version of the model.
         ValidationError: the version is no SemVer, the name is none, or nothing can infer on the run's task type.
-        ProjectNotFound: no project has this id.
+        ProjectDoesNotExistError: no project has this id.
     """
     return model_making.create_model(checkpoint_id, name, version, summary, project_id)
 

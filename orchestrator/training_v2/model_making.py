@@ -13,13 +13,18 @@ from sqlalchemy.orm import Session
 
 from orchestrator import ledger
 from orchestrator.database import reading, storable, transact
-from orchestrator.errors import InvalidRequest
+from orchestrator.errors import InvalidRequest, ProjectNotFound
 from orchestrator.registry.catalog import add_model
 from orchestrator.registry.models import USUAL_INPUT, USUAL_OUTPUT, Endpoint, InputCodec, OutputCodec, TaskType
 from orchestrator.storage import blobs
 from orchestrator.training_v2.checkpoint_files import subject_of
 from orchestrator.training_v2.downloads import files_of
-from orchestrator.training_v2.exceptions import CheckpointDoesNotExistError, TrainingConflict, ValidationError
+from orchestrator.training_v2.exceptions import (
+    CheckpointDoesNotExistError,
+    ProjectDoesNotExistError,
+    TrainingConflict,
+    ValidationError,
+)
 from orchestrator.training_v2.models import Serving
 from orchestrator.training_v2.tables import BlueprintRow, CheckpointRow, ModelSourceRow, RunRow
 
@@ -40,7 +45,7 @@ def create_model(checkpoint_id: str, name: str, version: str, summary: str, proj
     """Enter a model made of the checkpoint into the registry, in one transaction; returns its id.
 
     Raises:
-        CheckpointDoesNotExistError, TrainingConflict, ValidationError, ProjectNotFound: as
+        CheckpointDoesNotExistError, TrainingConflict, ValidationError, ProjectDoesNotExistError: as
             `create_model_from_checkpoint` says.
     """
     if not _SEMVER.fullmatch(version):
@@ -54,6 +59,8 @@ def create_model(checkpoint_id: str, name: str, version: str, summary: str, proj
         ) from error
     except InvalidRequest as error:
         raise ValidationError(error.body) from error
+    except ProjectNotFound as error:
+        raise ProjectDoesNotExistError(project_id or "") from error
 
 
 def source_of(model_id: str) -> ModelSourceRow | None:

@@ -299,8 +299,8 @@ def create_run(
 
     Raises:
         ValidationError: the config is invalid according to the blueprint, or a parameter is ill-formed.
-        BlueprintDoesNotExistError: there is no such blueprint.
-        ProjectDoesNotExistError: there is no such project.
+        BlueprintDoesNotExistError, ProjectDoesNotExistError, CheckpointDoesNotExistError: what is named is not there.
+        TrainingConflict: a checkpoint that the config names is incomplete.
     """
     return submit.submit(submit.NewRun(name, version, resources, config, task_type, blueprint_id, project_id, notes))
 

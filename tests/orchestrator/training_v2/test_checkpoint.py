@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator import registry
-from orchestrator.errors import InvalidRequest, ProjectNotFound, Unavailable
+from orchestrator.errors import InvalidRequest, Unavailable
 from orchestrator.registry import get_model
 from orchestrator.storage import Blobs, blobs
 from orchestrator.training_v2 import (
@@ -27,6 +27,7 @@ from orchestrator.training_v2 import (
 )
 from orchestrator.training_v2.checkpoint import latest_checkpoint
 from orchestrator.training_v2.checkpoint_files import CheckpointFile
+from orchestrator.training_v2.exceptions import ProjectDoesNotExistError
 from orchestrator.training_v2.measured import NewMetric
 from orchestrator.training_v2.model_making import source_of
 from orchestrator.training_v2.runtime import Exited
@@ -352,7 +353,7 @@ def test_what_cannot_become_a_model_is_refused(scene: Scene, runtime: StageRunti
         ("nobody", {}, CheckpointDoesNotExistError),
         (spam, {}, ValidationError),
         (good, {"name": " "}, ValidationError),
-        (good, {"project_id": "nobody"}, ProjectNotFound),
+        (good, {"project_id": "nobody"}, ProjectDoesNotExistError),
     ):
         values = {"name": "m", "version": "1.0.0", "summary": "", **options}
         with pytest.raises(error):

@@ -18,7 +18,13 @@ from orchestrator.training_v2 import (
     TrainingConflict,
     ValidationError,
 )
-from orchestrator.training_v2.exceptions import NotInARun, RunnerError, StaleLaunch, SupervisorGone
+from orchestrator.training_v2.exceptions import (
+    NotInARun,
+    ProjectDoesNotExistError,
+    RunnerError,
+    StaleLaunch,
+    SupervisorGone,
+)
 from tests.support.training import Scene
 
 NOBODY = Run(id="nobody")
@@ -60,6 +66,7 @@ def test_what_others_raise_is_the_documented_error_too(scene: Scene) -> None:
         BlueprintDoesNotExistError(name="digits", version_ilike="1.%"),
         CheckpointDoesNotExistError("some id"),
         NotInARun(),
+        ProjectDoesNotExistError("some id"),
         RunDoesNotExistError("some id"),
         RunnerError("it did not work"),
         StaleLaunch("run", 3),
