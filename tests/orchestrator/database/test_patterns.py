@@ -47,6 +47,7 @@ def test_both_databases_agree_with_python(value: str, pattern: str) -> None:
     assert is_like(value, pattern) == matches(value, pattern)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=20))
 def test_a_pattern_that_escapes_everything_matches_only_itself(text: str) -> None:
     pattern = re.sub(r"([%_\\])", r"\\\1", text)
@@ -54,6 +55,7 @@ def test_a_pattern_that_escapes_everything_matches_only_itself(text: str) -> Non
     assert matches(f"{text}x", pattern) is False
 
 
+@settings(deadline=None)
 @given(value=st.text("ab", max_size=8), pattern=st.text("ab%_", max_size=8))
 def test_a_pattern_matches_if_some_way_to_read_it_does(value: str, pattern: str) -> None:
     assert matches(value, pattern) == fits(value, pattern)

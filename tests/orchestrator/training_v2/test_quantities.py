@@ -6,7 +6,7 @@ from decimal import Decimal
 from types import ModuleType
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.training_v2 import Gpu, Resources, ValidationError
@@ -45,6 +45,7 @@ def test_what_is_no_quantity_or_not_above_zero_is_refused_with_its_name(text: st
         demand_of(Resources(cpu="1", memory=text))
 
 
+@settings(deadline=None)
 @given(st.from_regex(r"\A[1-9][0-9]{0,4}(\.[0-9]{1,3})?(m|k|M|G|Ki|Mi|Gi|e3)?\Z"))
 def test_the_official_client_reads_the_same(text: str) -> None:
     client: ModuleType = pytest.importorskip("kubernetes.utils.quantity")
