@@ -349,7 +349,7 @@ def test_what_is_printed_after_a_run_was_deleted_is_not_kept(ours: Supervised) -
     Run.from_id(ours.run_id).delete()
     os.write(writes, b"too late")
     os.close(writes)
-    wait_until(lambda: not any(thread.name == "output" for thread in threading.enumerate()), "the pipe is closed")
+    ours.reports.close(10)
     assert ours.log() == ""
 
 

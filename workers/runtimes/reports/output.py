@@ -8,11 +8,9 @@ import threading
 import time
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
-from orchestrator.errors import Unavailable
 from orchestrator.training_v2.exceptions import StaleLaunch
-from orchestrator.training_v2.logs import forget_if_deleted, keep_log
+from orchestrator.training_v2.logs import keep_log
 from workers.runtimes.reports.outlasting import GivenUp, Outlasting
 
 log = structlog.get_logger(__name__)
@@ -49,14 +47,6 @@ class Output:
             log.warning("output_lost", run=self._run_id, launch=self._launch, error=str(error))
         finally:
             os.close(self._descriptor)
-        self._clear()
-
-    def _clear(self) -> None:
-        """Leave nothing behind of a run that was deleted while this was at work."""
-        try:
-            forget_if_deleted(self._run_id)
-        except (SQLAlchemyError, Unavailable) as error:
-            log.warning("output_not_cleared", run=self._run_id, launch=self._launch, error=str(error))
 
     def _keep_chunks(self) -> bool:
         """Keep chunk after chunk; returns whether the pipe came to its end."""

@@ -11,9 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
-from orchestrator.errors import ApiException
+from orchestrator.errors import ApiException, Unavailable
 from orchestrator.training_v2.exceptions import StaleLaunch, ValidationError
+from orchestrator.training_v2.logs import forget_if_deleted
 from orchestrator.training_v2.measured import check_metrics
 from orchestrator.training_v2.models import Progress
 from orchestrator.training_v2.runner import wire
@@ -30,6 +32,8 @@ BACKLOG = 128
 CONNECTIONS = 1000
 #: Seconds for what takes no time, unless the machine is very busy.
 PATIENCE = 5.0
+#: Seconds in which an output comes to its end at least, also of a launch for which nothing is stored any more.
+SETTLING = 2.0
 
 
 class Reports:
@@ -113,8 +117,17 @@ class Reports:
                     connection.shutdown(socket.SHUT_RDWR)
         whole &= self._measurements.close(self._outlasting.left)
         for output in self._outputs:
-            whole &= output.close(self._outlasting.left)
+            whole &= output.close(max(self._outlasting.left, SETTLING))
+        if self._outputs and not self.is_waiting:
+            self._clear()
         return whole and not self.stale
+
+    def _clear(self) -> None:
+        """Leave nothing behind of a run that was deleted while it was told of."""
+        try:
+            forget_if_deleted(self._run_id)
+        except (SQLAlchemyError, Unavailable) as error:
+            log.warning("output_not_cleared", run=self._run_id, launch=self._launch, error=str(error))
 
     def _connections(self) -> list[tuple[socket.socket, threading.Thread]]:
         with self._lock:
