@@ -23,7 +23,7 @@ ROLES = {"instant_server": "model server", "postgres": "database", "redis-server
 
 @dataclass
 class Cost:
-    """Processor seconds by role; filled in when the `spending` block ends."""
+    """Processor seconds by role; filled in when a `spending` block ends."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -38,14 +38,15 @@ class Cost:
 
 
 @contextmanager
-def spending() -> Iterator[Cost]:
-    """Count what this process and everything that it started spend meanwhile."""
-    cost = Cost()
+def spending(cost: Cost | None = None) -> Iterator[Cost]:
+    """Count what this process and everything that it started spend meanwhile, on top of what is in `cost`."""
+    cost = cost or Cost()
     before = processor_seconds()
     try:
         yield cost
     finally:
-        cost.seconds = {role: spent - before.get(role, 0.0) for role, spent in processor_seconds().items()}
+        for role, spent in processor_seconds().items():
+            cost.seconds[role] = cost.seconds.get(role, 0.0) + spent - before.get(role, 0.0)
 
 
 def processor_seconds() -> dict[str, float]:
