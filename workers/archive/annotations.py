@@ -8,6 +8,8 @@ from typing import Any
 
 import orjson
 
+from orchestrator.database import storable
+
 #: Neither pixels nor shares of a picture go beyond; sums and products of what does not are numbers in every format.
 _FARTHEST = 1e15
 
@@ -51,7 +53,7 @@ def _score(element: Mapping[str, Any]) -> float:
 
 def _label(element: Mapping[str, Any]) -> str | None:
     label = element.get("label")
-    return None if label is None else str(label)
+    return None if label is None else storable(str(label))
 
 
 def _annotation(element: Mapping[str, Any]) -> dict[str, Any] | None:

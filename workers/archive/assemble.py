@@ -17,11 +17,11 @@ from typing import Any, NamedTuple, Self
 
 import orjson
 
-from orchestrator.errors import OrchestratorError
 from orchestrator.inference_store.exports.models import Archive, ArchiveFormat, LargeFile, Piece, Stream
 from orchestrator.inference_store.exports.sweep import folder_of
 from orchestrator.storage import blobs
 from workers.archive import gzips, tars
+from workers.archive.checked import PieceDamaged, checked
 from workers.archive.describe import ANNOTATIONS, FILES, INFERENCES, MANIFEST, METADATA
 from workers.archive.records import Order
 
@@ -32,10 +32,6 @@ MANIFEST_FILE = "manifest.jsonl"
 
 #: Chunks that wait to be hashed while others are read and written.
 AHEAD = 4
-
-
-class PieceDamaged(OrchestratorError):
-    """A piece is not what its writer recorded: the blob store lost or changed some of it."""
 
 
 class Text(NamedTuple):
@@ -75,9 +71,9 @@ def check_complete(pieces: Sequence[Piece], expected: int) -> None:
 def _archive(order: Order, pieces: Sequence[Piece], attempt: int) -> Iterator[bytes]:
     for piece in pieces:
         if FILES in piece.streams:
-            yield from _copied(piece.streams[FILES])
+            yield from checked(piece.streams[FILES])
         for file in piece.large_files:
-            yield from _copied(file) if file.path is None else _framed(file, file.path)
+            yield from checked(file) if file.path is None else _framed(file, file.path)
     listed = []
     for text in texts_of(order, pieces, attempt):
         entry: list[dict[str, Any]] = []
@@ -114,7 +110,7 @@ def _text(text: Text, list_: Callable[[dict[str, Any]], None]) -> Iterator[bytes
     yield from gzips.Stored((tars.header(text.path, size),))
     digest = hashlib.sha256()
     for stream in text.streams:
-        yield from _hashed(_copied(stream), digest.update)
+        yield from _hashed(checked(stream), digest.update)
     yield from _padding(size)
     list_({"path": text.path, "size": size, "sha256": digest.hexdigest()})
 
@@ -138,7 +134,7 @@ def _manifest(order: Order, pieces: Sequence[Piece], listed: Sequence[dict[str, 
     yield from gzips.Stored((tars.header(MANIFEST_FILE, size),))
     yield gzips.packed(lines)
     for stream in streams:
-        yield from _copied(stream)
+        yield from checked(stream)
     yield from _padding(size)
 
 
@@ -157,21 +153,6 @@ def _framed(file: LargeFile, path: str) -> Iterator[bytes]:
     yield from member
     if member.crc32 != file.crc32:
         raise PieceDamaged(f"the blob {file.key} is not what was written")
-
-
-def _copied(stream: Stream | LargeFile) -> Iterator[bytes]:
-    """A blob as it is.
-
-    Raises:
-        PieceDamaged: it is not as it was written.
-    """
-    size = crc = 0
-    for chunk in blobs().stream(stream.key):
-        size += len(chunk)
-        crc = zlib.crc32(chunk, crc)
-        yield chunk
-    if (size, crc) != (stream.size, stream.crc32):
-        raise PieceDamaged(f"the blob {stream.key} is not what was written")
 
 
 def _hashed(chunks: Iterator[bytes], update: Callable[[bytes], object]) -> Iterator[bytes]:

@@ -21,7 +21,7 @@ class ArchiveFormat(StrEnum):
     """How an archive describes its files."""
 
     DATASET = "dataset"  #: what `snapshot import` reads
-    COCO = "coco"  #: `annotations.json` as COCO has it
+    COCO = "coco"  #: `annotations/instances.json` as COCO has it
     PARQUET = "parquet"  #: tables below `inferences/`, one for each piece
 
 

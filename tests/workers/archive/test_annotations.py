@@ -24,6 +24,7 @@ RING = [{"x": 0, "y": 0}, {"x": 1, "y": 0}, {"x": 1, "y": 1}]
         ([{"label": "a", "score": 0.2}, {"label": "b", "score": 0.7}], [{"class_label": "b"}]),
         ([{"label": "a"}, {"label": "b", "score": 0.7}], [{"class_label": "a"}]),
         ([{"label": 7, "score": 0.2}], [{"class_label": "7"}]),
+        ([{"label": "a\0b", "score": 1}], [{"class_label": "a\N{REPLACEMENT CHARACTER}b"}]),
         ([{"label": "a", "score": 1, **BOX}], [{"class_label": "a", "bbox": BOX}]),
         ([{"label": "a", **ORIENTED}], [{"class_label": "a", "oriented_bbox": ORIENTED}]),
         ([{"label": "a", "contours": [RING, RING[:2]]}], [{"class_label": "a", "contour": [RING]}]),

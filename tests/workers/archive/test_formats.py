@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +15,13 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from orchestrator.inference_store.exports.models import ArchiveFormat
+from orchestrator.inference_store.exports.models import ArchiveFormat, Piece, Stream
+from orchestrator.storage import blobs
 from tests.support.exports import Archived, Stored, register
-from workers.archive import piece
-from workers.archive.coco import picture_size
+from workers.archive import gzips, piece
+from workers.archive.checked import PieceDamaged
+from workers.archive.coco import merged, picture_size
+from workers.archive.records import Order
 
 if TYPE_CHECKING:
     from tests.conftest import Database
@@ -141,6 +146,28 @@ def test_a_picture_of_a_kind_that_nobody_knows_is_none() -> None:
     unheard_of = bytearray(picture(4, 4, "DDS"))
     unheard_of[80:84] = b"\x80\0\0\0"  # what its pixels are made of
     assert picture_size(bytes(unheard_of)) is None
+
+
+def test_no_file_is_so_odd_that_to_measure_it_fails() -> None:
+    file = io.BytesIO()
+    Image.new("F", (40, 30)).save(file, "SPIDER")
+    for field in range(27):
+        for value in (-1.0, 0.0, 1.0, 2.0):
+            odd = bytearray(file.getvalue())
+            odd[4 * field : 4 * field + 4] = struct.pack("<f", value)
+            picture_size(bytes(odd))
+
+
+@on_sqlite
+def test_a_coco_document_is_not_made_of_pieces_that_were_cut_short(stored: Stored) -> None:
+    lines = [b'{"id":%d}\n' % number for number in range(5000)]
+    data = gzips.packed(lines)
+    pictures = Stream("exports/task/pictures.gz", len(data), zlib.crc32(data), sum(map(len, lines)))
+    blobs().put(pictures.key, data[: len(data) // 2])
+    order = Order("task", stored.model_id, ArchiveFormat.COCO, annotations=True, metadata=False)
+    with pytest.raises(PieceDamaged, match=pictures.key):
+        merged(order, [Piece(0, 0, 0, 5000, {"pictures": pictures}, [], {})], attempt=1)
+    assert not [found.key for found in blobs().list() if "instances" in found.key]
 
 
 @on_sqlite
