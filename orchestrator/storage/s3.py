@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 #: Requests of one call that are in flight at a time.
 CONCURRENCY = 32
+#: Bytes of a part of a blob that comes as a stream. A blob has 10,000 parts at most, so this makes 312 GiB the largest.
+PART = 32 << 20
+#: Parts that are on their way, and so in memory, at a time.
+PARTS = 4
 #: Keys that one delete call of S3 takes.
 DELETE_PAGE = 1000
 
@@ -43,7 +47,9 @@ class S3Blobs(Blobs):
     def put_stream(self, key: str, chunks: Iterable[bytes]) -> None:
         with _failures(key):
             # Multipart: the object appears at the final call, and not at all when a chunk fails.
-            obstore.put(self.store, check_key(key), iter(chunks), use_multipart=True)
+            obstore.put(
+                self.store, check_key(key), iter(chunks), use_multipart=True, chunk_size=PART, max_concurrency=PARTS
+            )
 
     def put_missing(self, blobs: Mapping[str, bytes]) -> None:
         with ThreadPoolExecutor(min(CONCURRENCY, max(1, len(blobs)))) as pool:
@@ -85,7 +91,27 @@ class S3Blobs(Blobs):
     def stream(self, key: str, *, start: int = 0) -> Iterator[bytes]:
         with _failures(key):
             found = obstore.get(self.store, check_key(key), options={"range": {"offset": start}} if start else None)
-        return _chunks(found, key)
+        return self._chunks(found, key, start)
+
+    def _chunks(self, found: GetResult, key: str, at: int) -> Iterator[bytes]:
+        """The blob from the byte `at` on; where an answer breaks off that had brought something, the rest is asked for.
+
+        A request may last no longer than the client's timeout, and so brings only part of a large blob.
+        """
+        size, version = found.meta["size"], found.meta["e_tag"]
+        with _failures(key):
+            while True:
+                asked_at = at
+                try:
+                    for chunk in found.stream(min_chunk_size=CHUNK):
+                        at += len(chunk)
+                        yield bytes(chunk)
+                except BaseError:
+                    if at == asked_at:
+                        raise
+                if at >= size:
+                    return
+                found = obstore.get(self.store, key, options={"range": {"offset": at}, "if_match": version})
 
     def size(self, key: str) -> int:
         with _failures(key):
@@ -132,12 +158,6 @@ def _open(config: Settings) -> S3Store:
         client_options={"allow_http": plain_http, "connect_timeout": "5s", "timeout": "60s"},
         retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=60)},
     )
-
-
-def _chunks(found: GetResult, key: str) -> Iterator[bytes]:
-    with _failures(key):
-        for chunk in found.stream(min_chunk_size=CHUNK):
-            yield bytes(chunk)
 
 
 @contextmanager

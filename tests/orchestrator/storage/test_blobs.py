@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
+import threading
 import urllib.request
 from collections.abc import Iterator
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 import pytest
@@ -177,6 +181,43 @@ def test_a_bucket_that_does_not_exist_is_unavailable_and_no_secret_is_told(
     with pytest.raises((Unavailable, BlobNotFound)) as caught:
         blobs().put("key", b"")
     assert "secret" not in str(caught.value)
+
+
+class Breaking(BaseHTTPRequestHandler):
+    """A bucket with one blob, of which no answer brings more than a quarter of a mebibyte before it breaks off."""
+
+    blob = bytes(range(256)) * 12_288
+    starts: ClassVar[list[int]] = []
+
+    def do_GET(self) -> None:
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "bytes=0-"))
+        assert wanted is not None
+        start = int(wanted[1])
+        self.starts.append(start)
+        self.send_response(206 if "Range" in self.headers else 200)
+        self.send_header("Content-Length", str(len(self.blob) - start))
+        self.send_header("Content-Range", f"bytes {start}-{len(self.blob) - 1}/{len(self.blob)}")
+        self.send_header("ETag", '"one"')
+        self.send_header("Last-Modified", "Sat, 21 Nov 2026 00:00:00 GMT")
+        self.end_headers()
+        self.wfile.write(self.blob[start : start + (1 << 18)])
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_blob_of_a_bucket_is_read_to_its_end_however_often_answers_break_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Breaking) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("ORCHESTRATOR_BLOB_URL", "s3://bucket")
+        use_bucket(f"http://127.0.0.1:{server.server_port}", monkeypatch)
+        settings.cache_clear()
+        assert b"".join(blobs().stream("key")) == Breaking.blob
+        assert b"".join(blobs().stream("key", start=5)) == Breaking.blob[5:]
+        server.shutdown()
 
 
 @pytest.mark.parametrize("url", ["ftp://host/folder", "file://", "file://elsewhere/folder", "folder", "s3:///prefix"])
