@@ -110,7 +110,7 @@ def submit_message(spec: Mapping[str, Any], options: Mapping[str, Any]) -> str:
         ProjectDoesNotExistError: as `submit`.
     """
     try:
-        message = Message.model_validate({**spec, **options})
+        message = Message.model_validate({**spec, **options}, extra="forbid")
     except pydantic.ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise InvalidRequest(wrong) from error

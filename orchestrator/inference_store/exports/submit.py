@@ -89,7 +89,7 @@ def submit_message(spec: Mapping[str, Any], options: Mapping[str, Any]) -> str:
         InvalidRequest: as `submit`; also for a field that is missing, unknown or of the wrong type.
     """
     try:
-        message = Message.model_validate({**spec, **options})
+        message = Message.model_validate({**spec, **options}, extra="forbid")
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise InvalidRequest(wrong) from error

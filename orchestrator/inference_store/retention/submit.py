@@ -117,7 +117,7 @@ def submit_message(spec: Mapping[str, Any], options: Mapping[str, Any]) -> str:
         InvalidRequest: a field is missing, unknown or of the wrong type.
     """
     try:
-        request = Message.model_validate({**spec, **options})
+        request = Message.model_validate({**spec, **options}, extra="forbid")
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise InvalidRequest(wrong) from error

@@ -37,6 +37,8 @@ def test_a_message_is_one_export_however_often_it_comes() -> None:
         ({"model_id": "m", "formt": "coco"}, "formt: Extra inputs"),
         ({"model_id": "m", "archive_format": "rar"}, "archive_format"),
         ({"model_id": "m", "request": {"include_inference_ids": 3}}, "request.include_inference_ids"),
+        ({"model_id": "m", "request": {"exclude_inference_id": ["a"]}}, "request.exclude_inference_id: Extra inputs"),
+        ({"model_id": "m", "request": {"filters": {"inference_action": "x"}}}, "inference_action: Extra inputs"),
     ],
 )
 def test_a_message_that_cannot_be_understood_is_refused_with_the_field(spec: dict[str, Any], says: str) -> None:
