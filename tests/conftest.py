@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import hypothesis
 import pytest
 from sqlalchemy import URL, make_url
 
@@ -42,6 +43,10 @@ from tests.support.services import (
     own_postgres,
     own_redis,
 )
+
+# How long an example takes says more about the machine than about the code.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 
 #: On this machine's servers, SQLite has been tested already.
 DATABASES = ["postgres"] if SERVICES else ["sqlite", "postgres"]
