@@ -130,9 +130,13 @@ def get_bulk_inference_details(job_id: str) -> JobDetails:
 
 
 def list_bulk_inference_jobs(
-    *, status: ProgressState | None = None, model_id: str | None = None, limit: int = DEFAULT_LIMIT
+    *,
+    status: ProgressState | None = None,
+    model_id: str | None = None,
+    project_id: str | None = None,
+    limit: int = DEFAULT_LIMIT,
 ) -> list[JobDetails]:
-    """Jobs of every model, newest first, perhaps of one status or model only.
+    """Jobs of every model, newest first, perhaps of one status, model or model's project only.
 
     Raises:
         InvalidRequest: `limit` is negative.
@@ -143,6 +147,8 @@ def list_bulk_inference_jobs(
         statement = statement.where(BulkInferenceJobRow.state == status)
     if model_id is not None:
         statement = statement.where(BulkInferenceJobRow.model_id == storable(model_id))
+    if project_id is not None:
+        statement = statement.where(BulkInferenceJobRow.model_project_id == storable(project_id))
     with reading() as session:
         return [_as_details(session, row) for row in session.scalars(statement)]
 

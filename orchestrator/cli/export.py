@@ -12,7 +12,7 @@ from rich.text import Text
 
 from orchestrator.cli.export_watch import WatchedExport, counts, downloading, summary
 from orchestrator.cli.guard import NeedsDatabase
-from orchestrator.cli.names import find_store_model
+from orchestrator.cli.names import find_project, find_store_model
 from orchestrator.cli.output import (
     JsonOption,
     LimitOption,
@@ -109,7 +109,8 @@ def list_(
 ) -> None:
     """List tasks, newest first."""
     model_id = None if model is None else find_store_model(model, project)
-    found = list_export_tasks(model_id=model_id, limit=limit)
+    project_id = None if project is None else find_project(project).id
+    found = list_export_tasks(model_id=model_id, project_id=project_id, limit=limit)
     if as_json:
         print_json(found)
         return

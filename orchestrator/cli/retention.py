@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from orchestrator.cli.guard import NeedsDatabase
-from orchestrator.cli.names import find_store_model
+from orchestrator.cli.names import find_project, find_store_model
 from orchestrator.cli.output import (
     JsonOption,
     LimitOption,
@@ -79,7 +79,8 @@ def list_(
 ) -> None:
     """List tasks, newest first."""
     model_id = None if model is None else find_store_model(model, project)
-    found = tasks.list_tasks(model_id=model_id, state=status, limit=limit)
+    project_id = None if project is None else find_project(project).id
+    found = tasks.list_tasks(model_id=model_id, project_id=project_id, state=status, limit=limit)
     if as_json:
         print_json(found)
         return
@@ -140,7 +141,8 @@ def receipts(
 ) -> None:
     """List what was deleted, oldest first: a receipt for each transaction, kept for ever."""
     model_id = None if model is None else find_store_model(model, project)
-    found = list_receipts(model_id=model_id, task_id=task, after=after, limit=limit)
+    project_id = None if project is None else find_project(project).id
+    found = list_receipts(model_id=model_id, project_id=project_id, task_id=task, after=after, limit=limit)
     if as_json:
         print_json(found)
         return

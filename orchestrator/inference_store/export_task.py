@@ -17,6 +17,7 @@ from orchestrator.inference_store.exports.submit import submit
 from orchestrator.inference_store.exports.sweep import clear
 from orchestrator.inference_store.exports.tables import ExportTaskRow
 from orchestrator.inference_store.models import ExportTask, NewExportTaskRequest
+from orchestrator.inference_store.register import models_of
 from orchestrator.inference_store.texts import checked_limit, may_exist
 from orchestrator.storage import blobs
 
@@ -99,8 +100,10 @@ def get_export_details(export_task_id: str) -> ExportDetails:
         return _details(session, [_find(session, export_task_id)])[0]
 
 
-def list_export_tasks(*, model_id: str | None = None, limit: int = DEFAULT_LIMIT) -> list[ExportDetails]:
-    """Export tasks of one model or of all, newest first.
+def list_export_tasks(
+    *, model_id: str | None = None, project_id: str | None = None, limit: int = DEFAULT_LIMIT
+) -> list[ExportDetails]:
+    """Export tasks of one model, of a project's models or of all, newest first.
 
     Raises:
         InvalidRequest: `limit` is negative, or larger than any list.
@@ -110,6 +113,8 @@ def list_export_tasks(*, model_id: str | None = None, limit: int = DEFAULT_LIMIT
     statement = select(ExportTaskRow).order_by(ExportTaskRow.id.desc()).limit(checked_limit(limit))
     if model_id is not None:
         statement = statement.where(ExportTaskRow.model_id == model_id)
+    if project_id is not None:
+        statement = statement.where(ExportTaskRow.model_id.in_(models_of(project_id)))
     with reading() as session:
         return _details(session, session.scalars(statement).all())
 

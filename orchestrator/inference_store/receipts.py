@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from orchestrator.database import db_now, reading
 from orchestrator.ids import new_id
+from orchestrator.inference_store.register import models_of
 from orchestrator.inference_store.tables import ReceiptRow
 from orchestrator.inference_store.texts import checked_limit
 
@@ -85,7 +86,12 @@ def digest(sorted_ids: Iterable[str]) -> str:
 
 
 def list_receipts(
-    *, model_id: str | None = None, task_id: str | None = None, after: str = "", limit: int = 50
+    *,
+    model_id: str | None = None,
+    project_id: str | None = None,
+    task_id: str | None = None,
+    after: str = "",
+    limit: int = 50,
 ) -> list[Receipt]:
     """Receipts in the order in which they were left, from the one behind `after` (an id) on.
 
@@ -96,6 +102,8 @@ def list_receipts(
     chosen: Select[ReceiptRow] = page.where(ReceiptRow.id > after)
     if model_id is not None:
         chosen = chosen.where(ReceiptRow.model_id == model_id)
+    if project_id is not None:
+        chosen = chosen.where(ReceiptRow.model_id.in_(models_of(project_id)))
     if task_id is not None:
         chosen = chosen.where(ReceiptRow.task_id == task_id)
     with reading() as session:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select, update
+from sqlalchemy import Select, select, update
 from sqlalchemy.orm import Session
 
-from orchestrator.database import db_now, insert_ignoring, reading, transact
+from orchestrator.database import db_now, insert_ignoring, reading, storable, transact
 from orchestrator.errors import Conflict, InvalidRequest, ModelNotFound
 from orchestrator.inference_store.models import Model, NewRegisterModelRequest, TaskType
 from orchestrator.inference_store.tables import StoreModelRow
@@ -100,6 +100,11 @@ def registered(session: Session, model_id: str) -> StoreModelRow:
             f"model {model_id!r} is not registered for inference storage: `orchestrator inference register`"
         )
     return row
+
+
+def models_of(project_id: str) -> Select[str]:
+    """The ids of the models that are registered for inference storage in a project."""
+    return select(StoreModelRow.model_id).where(StoreModelRow.project_id == storable(project_id))
 
 
 def learn_embedding_size(session: Session, model_id: str, size: int) -> None:

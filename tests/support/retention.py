@@ -30,12 +30,12 @@ UNITS: dict[str, Callable[[str], Any]] = {
 }
 
 
-def register(model_id: str = "") -> str:
+def register(model_id: str = "", *, project_id: str = "project") -> str:
     """A model that is registered for inference storage; returns its id."""
     model_id = model_id or new_id()
     with writing() as session:
         session.add(
-            StoreModelRow(model_id=model_id, project_id="project", task_type="Image Classification", embedding_size=0)
+            StoreModelRow(model_id=model_id, project_id=project_id, task_type="Image Classification", embedding_size=0)
         )
     return model_id
 

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from orchestrator.database import reading, transact
 from orchestrator.errors import Conflict, NotFound
+from orchestrator.inference_store.register import models_of
 from orchestrator.inference_store.retention import queries
 from orchestrator.inference_store.retention.lifecycle import TERMINAL, end
 from orchestrator.inference_store.retention.models import Manifest, RetentionDetails, TaskState
@@ -51,12 +52,18 @@ def find_task(task_id: str) -> RetentionDetails:
 
 
 def list_tasks(
-    *, model_id: str | None = None, state: TaskState | None = None, limit: int = 50
+    *,
+    model_id: str | None = None,
+    project_id: str | None = None,
+    state: TaskState | None = None,
+    limit: int = 50,
 ) -> list[RetentionDetails]:
-    """Tasks, of one model or of all, newest first."""
+    """Tasks, of one model, of a project's models or of all, newest first."""
     chosen = select(RetentionTaskRow).order_by(RetentionTaskRow.created_at.desc(), RetentionTaskRow.id.desc())
     if model_id is not None:
         chosen = chosen.where(RetentionTaskRow.model_id == model_id)
+    if project_id is not None:
+        chosen = chosen.where(RetentionTaskRow.model_id.in_(models_of(project_id)))
     if state is not None:
         chosen = chosen.where(RetentionTaskRow.state == state)
     return details(chosen.limit(limit))

@@ -10,7 +10,7 @@ from orchestrator.bulk_inference.lifecycle import LIFECYCLE, end
 from orchestrator.bulk_inference.models import ProgressState
 from orchestrator.bulk_inference.tables import FailureRow
 from orchestrator.database import writing
-from orchestrator.registry import list_datums
+from orchestrator.registry import create_project, list_datums
 
 if TYPE_CHECKING:
     from tests.orchestrator.cli.conftest import Catalog, Command
@@ -50,6 +50,17 @@ def test_a_job_is_accepted_with_the_broker_away_and_its_owner_is_told(orchestrat
     assert ran.json["job_id"] in listed.out
     assert "initialized" in listed.out
     assert max(map(len, listed.out.splitlines())) <= 80
+
+
+def test_jobs_are_listed_of_a_project_without_naming_a_model(
+    orchestrator: Command, catalog: Catalog, broker: Broker
+) -> None:
+    create_project("other")
+    job = orchestrator.json(*SUBMIT, "-p", "demo")["job_id"]
+    assert [one["job_id"] for one in orchestrator.json("bulk-inference", "list", "--project", "demo")] == [job]
+    assert orchestrator.json("bulk-inference", "list", "--project", "other") == []
+    ran = orchestrator("bulk-inference", "list", "--project", "nowhere")
+    assert (ran.code, "no project has the id or name 'nowhere'" in ran.err) == (1, True)
 
 
 def test_a_request_id_makes_two_submissions_one_job(orchestrator: Command, catalog: Catalog, broker: Broker) -> None:

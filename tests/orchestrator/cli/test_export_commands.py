@@ -73,6 +73,14 @@ def test_a_task_is_shown_listed_and_watched(orchestrator: Command, stored: Store
     assert (line["progress_count"], line["expected_count"]) == (11, 11)
 
 
+def test_tasks_are_listed_of_a_project_without_naming_a_model(orchestrator: Command, stored: Stored) -> None:
+    tasks = {each.project_id: each.submit() for each in (stored, exports.register())}
+    for project, task in tasks.items():
+        assert [one["task_id"] for one in orchestrator.json("export", "list", "--project", project)] == [task]
+    ran = orchestrator("export", "list", "--project", "nowhere")
+    assert (ran.code, "no project has the id or name 'nowhere'" in ran.err) == (1, True)
+
+
 def test_a_cancelled_task_was_not_complete(orchestrator: Command, stored: Stored) -> None:
     task_id = stored.submit()
     assert orchestrator.json("export", "cancel", task_id)["state"] == "failed"

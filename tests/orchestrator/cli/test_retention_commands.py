@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from orchestrator.registry import create_project
 from orchestrator.storage.local import LocalBlobs
 from tests.orchestrator.cli.conftest import Command
 from tests.support.retention import register, run_units, store, visible
@@ -86,6 +87,25 @@ def test_a_task_is_stopped(orchestrator: Command, model: str) -> None:
     assert orchestrator.json("retention", "stop", task)["state"] == "stopped"
     assert orchestrator("retention", "watch", task).code == 1
     assert orchestrator.json("retention", "list", "--state", "stopped")[0]["reason"] == "stopped by request"
+
+
+def test_tasks_and_receipts_are_listed_of_a_project_without_naming_a_model(
+    orchestrator: Command, database: Database
+) -> None:
+    tasks = {}
+    for name in ("one", "two"):
+        model = register(project_id=create_project(name).id)
+        store(model, ["old"], hours=30)
+        set_policy(orchestrator, model)
+        tasks[name] = orchestrator.json("retention", "run", "--model", model)["task_id"]
+        run_units(tasks[name])
+    for name, task in tasks.items():
+        for listing in ("list", "receipts"):
+            found = orchestrator.json("retention", listing, "--project", name)
+            assert [one["task_id"] for one in found] == [task]
+    for listing in ("list", "receipts"):
+        ran = orchestrator("retention", listing, "--project", "nowhere")
+        assert (ran.code, "no project has the id or name 'nowhere'" in ran.err) == (1, True)
 
 
 def test_a_policy_is_shown_and_deleted(orchestrator: Command, model: str) -> None:
