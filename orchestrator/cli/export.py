@@ -23,6 +23,7 @@ from orchestrator.cli.output import (
     print_facts,
     print_json,
     print_table,
+    readable,
     state,
 )
 from orchestrator.cli.watch import follow
@@ -172,7 +173,10 @@ def download(
         print_json({"path": target, "size": details.archive.size, "sha256": details.archive.sha256})
         return
     console().print(
-        Text(f"{target}: {details.archive.size:,} bytes, SHA-256 {details.archive.sha256}, as it should be")
+        Text(
+            f"{readable(str(target))}: {details.archive.size:,} bytes, "
+            f"SHA-256 {details.archive.sha256}, as it should be"
+        )
     )
 
 

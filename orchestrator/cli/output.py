@@ -74,9 +74,14 @@ def plain(value: Any) -> Any:
         case timedelta():
             return value.total_seconds()
         case Path():
-            return str(value)
+            return readable(str(value))
         case _:
             raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def readable(name: str) -> str:
+    """A file's name with backslash escapes for what is not UTF-8: neither JSON nor a terminal takes such bytes."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[str | Text]], *, empty: str) -> None:

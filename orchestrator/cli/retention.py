@@ -22,6 +22,7 @@ from orchestrator.cli.output import (
     print_facts,
     print_json,
     print_table,
+    readable,
     state,
 )
 from orchestrator.cli.retention_policy import app as policy_app
@@ -127,7 +128,7 @@ def manifest_(
         return
     with output.open("wb") as file:
         file.writelines(chunks)
-    console().print(Text(f"{output}: approve it with --manifest {tasks.find_task(task).manifest}"))
+    console().print(Text(f"{readable(str(output))}: approve it with --manifest {tasks.find_task(task).manifest}"))
 
 
 @app.command("receipts", cls=NeedsDatabase)

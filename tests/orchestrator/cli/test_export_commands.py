@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,6 +99,16 @@ def test_a_download_is_verified(orchestrator: Command, complete: str, tmp_path: 
     target.write_bytes(b"another file")
     ran = orchestrator("export", "download", complete, "-o", str(target))
     assert (ran.code, "is another file" in ran.err, target.read_bytes()) == (1, True, b"another file")
+
+
+def test_a_file_whose_name_is_not_utf_8_is_named_with_escapes(
+    orchestrator: Command, complete: str, tmp_path: Path
+) -> None:
+    target = tmp_path / os.fsdecode(b"x\xff.tgz")
+    ran = orchestrator("export", "download", complete, "-o", str(target), width=400)
+    assert (ran.code, r"x\xff.tgz: " in ran.out) == (0, True)
+    assert orchestrator.json("export", "download", complete, "-o", str(target))["path"] == rf"{tmp_path}/x\xff.tgz"
+    assert target.exists()
 
 
 def test_a_download_goes_on_where_it_was_cut_off(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,8 @@ def test_a_dry_run_is_looked_at_approved_and_run(orchestrator: Command, model: s
     assert [line["record"] for line in lines if "record" in line] == ["old-1", "old-2"]
     assert lines[-1] == {"records": 2, "data": 0, "blobs": 1}
     assert orchestrator("retention", "manifest", dry).out == file.read_text()
+    ran = orchestrator("retention", "manifest", dry, "--output", os.fsdecode(bytes(tmp_path) + b"/\xff"), width=400)
+    assert (ran.code, r"/\xff: approve" in ran.out) == (0, True)
     digest = orchestrator.json("retention", "show", dry)["manifest"]["sha256"]
     task = orchestrator.json("retention", "run", "--model", model, "--manifest", f"{dry}/{digest}")["task_id"]
     run_units(task)
