@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -31,7 +31,7 @@ from orchestrator.registry.importing.paths import (
     METADATA_LINES,
 )
 from orchestrator.registry.importing.sources import open_source, stem
-from orchestrator.registry.importing.spool import Spool, SpooledDatum
+from orchestrator.registry.importing.spool import Spool, SpooledDatum, spooling
 from orchestrator.registry.models import Snapshot
 from orchestrator.registry.names import LONGEST_NAME, check_name
 from orchestrator.registry.presence import require_store
@@ -66,7 +66,8 @@ def import_snapshot(
         DatasetNotFound: no dataset has this id.
         Conflict: the dataset has a snapshot of this name, or the import was cleared away because
             this process stood still for longer than the lease.
-        Unavailable: the blobs cannot be stored, such as on a disk that is full or not mounted; nothing was kept.
+        Unavailable: the blobs cannot be stored, such as on a disk that is full or not mounted,
+            or the folder for temporary files is full; nothing was kept.
     """
     limits = limits or Limits()
     get_dataset(dataset_id)
@@ -76,7 +77,7 @@ def import_snapshot(
         opened = open_source(source, limits)
     ownership = begin(dataset_id, check_name(name or _default_name(source), "snapshot"))
     try:
-        with ownership.kept_alive(), closing(Spool()) as spool:
+        with ownership.kept_alive(), spooling() as spool:
             with _readable():
                 described_by = _take_in(opened, Intake(ownership, spool, _reporter(progress, opened.total)), limits)
             _refuse_strays(spool, described_by)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
 import orjson
 
+from orchestrator.errors import Unavailable
 from orchestrator.registry.importing.annotations import AnnotationLine, MetadataLine
 from orchestrator.registry.importing.lines import Record, bad
 from orchestrator.registry.importing.paths import check_path, split_of
@@ -115,6 +117,23 @@ class Spool:
         for path, split, sha256, size, kind, key, metadata, more_metadata, given in rows:
             merged = _merge(metadata, more_metadata)
             yield SpooledDatum(path, split, sha256, size, kind, key, merged, orjson.loads(given or "null"))
+
+
+@contextmanager
+def spooling() -> Iterator[Spool]:
+    """A spool for one import, closed at its end.
+
+    Raises:
+        Unavailable: the folder for temporary files, where SQLite keeps it, is full or fails.
+    """
+    try:
+        with closing(Spool()) as spool:
+            yield spool
+    except sqlite3.OperationalError as error:
+        raise Unavailable(
+            f"the folder for temporary files (TMPDIR, else /var/tmp) is full or fails: {error}: "
+            "free some space there, or set TMPDIR to another folder"
+        ) from error
 
 
 def _dump(value: Any) -> str | None:

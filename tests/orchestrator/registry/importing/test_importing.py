@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -11,10 +12,25 @@ import pytest
 
 from orchestrator.errors import Conflict, DatasetNotFound, InvalidRequest, SnapshotNotFound, SplitNotFound, Unavailable
 from orchestrator.registry import get_snapshot, import_snapshot, list_datums, list_snapshots
+from orchestrator.registry.importing import spool
 from orchestrator.storage import blobs
 from tests.orchestrator.registry.importing.builders import lines, what_is_kept, write
 
 KINDS = ["folder", "zip", "tar", "tar.gz"]
+#: Spools more than the process may write into any one file, as on a disk that becomes full.
+CRAMPED = """
+import resource
+
+from orchestrator.errors import Unavailable
+from orchestrator.registry.importing.spool import StoredFile, spooling
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
+try:
+    with spooling() as spool:
+        spool.add_files(StoredFile(f"{number:0500}", "", 0, "", "") for number in range(50_000))
+except Unavailable as error:
+    print(error)
+"""
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -158,3 +174,20 @@ def test_nothing_is_imported_into_a_blob_folder_that_is_not_mounted(
     with pytest.raises(Unavailable, match="mount it"):
         import_snapshot(dataset_id, source)
     assert not list((home / "blobs").iterdir())
+
+
+def test_a_full_temporary_folder_is_told_and_nothing_is_kept(
+    dataset_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [{"path": f"{number}.txt", "metadata": {"note": "x" * 1000}} for number in range(100)]
+    source = write(tmp_path, "tar", {"a.txt": b"a", "annotations.jsonl": lines(*records)})
+    before = what_is_kept()
+    monkeypatch.setattr(spool, "_SCHEMA", spool._SCHEMA + "PRAGMA max_page_count = 16;")
+    with pytest.raises(Unavailable, match="disk is full: free some space there, or set TMPDIR"):
+        import_snapshot(dataset_id, source)
+    assert what_is_kept() == before
+
+
+def test_a_temporary_folder_that_takes_no_more_is_told() -> None:
+    ran = subprocess.run([sys.executable, "-c", CRAMPED], capture_output=True, text=True, check=True)
+    assert "free some space there, or set TMPDIR" in ran.stdout
