@@ -194,7 +194,7 @@ def _request(values: dict[str, Any], path: str | None) -> NewExportTaskRequest:
         raise typer.BadParameter("a request says all: leave out the options that say what to archive")
     text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
     try:
-        return NewExportTaskRequest.model_validate(orjson.loads(text))
+        return NewExportTaskRequest.model_validate(orjson.loads(text), extra="forbid")
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"{path} is no JSON document: {error}") from error
 
