@@ -93,7 +93,7 @@ def list_(
 ) -> None:
     """List jobs, newest first."""
     model_id = None if model is None else find_model(model, project).id
-    project_id = None if project is None else find_project(project).id
+    project_id = find_project(project).id if project is not None and model is None else None
     found = jobs.list_bulk_inference_jobs(status=status, model_id=model_id, project_id=project_id, limit=limit)
     if as_json:
         print_json(found)

@@ -110,7 +110,7 @@ def list_(
 ) -> None:
     """List tasks, newest first."""
     model_id = None if model is None else find_store_model(model, project)
-    project_id = None if project is None else find_project(project).id
+    project_id = find_project(project).id if project is not None and model is None else None
     found = list_export_tasks(model_id=model_id, project_id=project_id, limit=limit)
     if as_json:
         print_json(found)
