@@ -100,17 +100,16 @@ class S3Blobs(Blobs):
         """
         size, version = found.meta["size"], found.meta["e_tag"]
         with _failures(key):
-            while True:
+            while at < size:
                 asked_at = at
                 try:
                     for chunk in found.stream(min_chunk_size=CHUNK):
                         at += len(chunk)
                         yield bytes(chunk)
+                    return
                 except BaseError:
                     if at == asked_at:
                         raise
-                if at >= size:
-                    return
                 found = obstore.get(self.store, key, options={"range": {"offset": at}, "if_match": version})
 
     def size(self, key: str) -> int:
