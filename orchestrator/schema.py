@@ -27,13 +27,13 @@ metadata: MetaData = Base.metadata
 
 def upgrade(target: Engine | None = None) -> None:
     """Bring the configured database, or `target`, up to the newest migration; done twice, it does nothing."""
-    with (target or engine()).connect() as connection:
+    # A transaction that is not begun here Alembic would commit on SQLite after each migration.
+    with (target or engine()).begin() as connection:
         # Of several that start at once, one creates the tables and the others find them.
         exclusive(connection, "schema")
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
-        connection.commit()
 
 
 def current(target: Engine | None = None) -> str | None:
