@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import chain
 from typing import Any, cast
 
 from sqlalchemy import Table
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Session
+
+#: Rows of one statement on SQLite. It lets go of the interpreter once; in a statement of its own, each row would wait
+#: to have it back from the worker's other threads, and everybody else for the write lock.
+RUN = 256
 
 
 def insert_rows(
@@ -46,7 +51,9 @@ def insert_rows(
             raise DBAPIError.instance(_copy(table, columns), None, error, base) from error
         return
     constants = tuple(_sqlite_text(value) for value in shared.values())
-    connection.exec_driver_sql(_insert(table, columns), [constants + row for row in rows])
+    for run in _runs(rows):
+        statement = _insert(table, columns, len(constants), len(run))
+        connection.exec_driver_sql(statement, (*constants, *chain.from_iterable(run)))
 
 
 def instant_text(session: Session, instant: datetime) -> str:
@@ -87,6 +94,19 @@ def _copy(table: str, columns: tuple[str, ...]) -> str:
     return f"COPY {table} ({', '.join(columns)}) FROM STDIN"
 
 
-@lru_cache(maxsize=16)
-def _insert(table: str, columns: tuple[str, ...]) -> str:
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+def _runs(rows: Sequence[tuple[str, ...]]) -> Iterator[Sequence[tuple[str, ...]]]:
+    """The rows in runs of `RUN`, and what is left in runs of half of that, and so on: few lengths, few statements."""
+    start, length = 0, RUN
+    while start < len(rows):
+        while length > len(rows) - start:
+            length //= 2
+        yield rows[start : start + length]
+        start += length
+
+
+@lru_cache(maxsize=64)
+def _insert(table: str, columns: tuple[str, ...], shared: int, rows: int) -> str:
+    """Of so many rows, whose first `shared` columns have the values of the first parameters."""
+    values = [f"?{number}" for number in range(1, shared + 1)] + ["?"] * (len(columns) - shared)
+    row = f"({', '.join(values)})"
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([row] * rows)}"
