@@ -134,6 +134,7 @@ def filters(store: Store) -> dict[str, BaseInferenceFilter]:
     return {
         "action, one in a hundred": BaseInferenceFilter(inference_action_filter="detect"),
         "hash": BaseInferenceFilter(data_hash_filter="0" * 64),
+        "hash of a datum": BaseInferenceFilter(data_hash_filter=store.datum_hash),
         "source": BaseInferenceFilter(data_source_filter="source-7"),
         "time window": BaseInferenceFilter(
             time_window_filter=TimeWindowFilter(start=moment(middle), end=moment(middle + timedelta(minutes=1)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
@@ -24,6 +25,7 @@ from orchestrator.inference_store.tables import (
     OriginRow,
     StoreModelRow,
 )
+from orchestrator.registry.keys import datum_key
 from orchestrator.registry.models import Snapshot
 from orchestrator.registry.tables import DatumRow
 
@@ -47,6 +49,7 @@ class Store(NamedTuple):
     end: datetime
     snapshot_id: str
     datum_id: str
+    datum_hash: str
 
 
 class Rows:
@@ -106,7 +109,7 @@ def fill(snapshot: Snapshot, count: int) -> Store:
             rows.flush()
     rows.flush()
     analyze()
-    return Store(model_id, start, end, snapshot.id, "datum-2")
+    return Store(model_id, start, end, snapshot.id, "datum-2", hash_of(2))
 
 
 def add_callers(rows: Rows, chance: random.Random, at: int, created: str) -> None:
@@ -152,8 +155,8 @@ def add_bulk(rows: Rows, chance: random.Random, job_id: str, snapshot_id: str | 
         inference_action="predict",
         version="v2",
         data=f'[{{"label":"{label}","score":{score!r}}}]',
-        data_hash=f"{chance.getrandbits(256):064x}",
-        data_storage_key="key",
+        data_hash=hash_of(at),
+        data_storage_key=datum_key(hash_of(at)),
         bulk_inference_job_id=job_id,
         datum_id=datum_id,
         ordinal=str(at),
@@ -166,11 +169,16 @@ def add_bulk(rows: Rows, chance: random.Random, job_id: str, snapshot_id: str | 
             snapshot_id=snapshot_id,
             ordinal=str(at),
             path=f"other-{at}",
-            sha256="",
+            sha256=hash_of(at),
             size="0",
             content_type="image/png",
-            storage_key="key",
+            storage_key=datum_key(hash_of(at)),
         )
+
+
+def hash_of(at: int) -> str:
+    """The hash of a datum's content, in no order, as hashes are."""
+    return hashlib.sha256(b"%d" % at).hexdigest()
 
 
 def add_label(rows: Rows, inference_id: str, element: int, chance: random.Random) -> None:

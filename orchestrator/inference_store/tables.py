@@ -63,7 +63,8 @@ class InferenceRow(Base):
         Index("uq_inferences_job_ordinal", "bulk_inference_job_id", "ordinal", unique=True),
         # The order in which inferences are listed and swept.
         Index("ix_inferences_created", "model_id", "created_at", "inference_id", "inference_action"),
-        Index("ix_inferences_hash", "model_id", "data_hash"),
+        # Bulk inferences are found by their datums: in no order, an entry of each would cost a job as much as the rest.
+        Index("ix_inferences_hash", "model_id", "data_hash", **_where("bulk_inference_job_id IS NULL")),
         Index("ix_inferences_source", "model_id", "data_source", "created_at", **_where("data_source IS NOT NULL")),
         Index("ix_inferences_place", "model_id", "latitude", "longitude", **_where("latitude IS NOT NULL")),
         # The blobs of bulk inferences belong to their datasets, and are none of the store's to delete.
@@ -106,7 +107,7 @@ class OriginRow(Base):
     """What all inferences of a bulk job have in common: metadata of each of them."""
 
     __tablename__ = "inference_origins"
-    __table_args__ = (Index("ix_inference_origins_model", "model_id"),)
+    __table_args__ = (Index("ix_inference_origins_split", "model_id", "dataset_snapshot_id", "dataset_snapshot_split"),)
 
     bulk_inference_job_id: Mapped[str] = mapped_column(Identifier, primary_key=True)
     model_id: Mapped[str] = mapped_column(Identifier)

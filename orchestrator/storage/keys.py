@@ -26,9 +26,14 @@ def check_key(key: str) -> str:
     return key
 
 
+def is_sha256(text: str) -> bool:
+    """Whether `text` is a SHA-256 digest as keys have it: 64 lower-case hex digits."""
+    return _SHA256.fullmatch(text) is not None
+
+
 def content_key(sha256: str, under: str = "") -> str:
     """The key of the content with this hex digest: `sha256/ab/abcdef…`, below `under` if given."""
-    if not _SHA256.fullmatch(sha256):
+    if not is_sha256(sha256):
         raise InvalidRequest(f"{sha256[:80]!r} is no SHA-256 digest: give 64 lower-case hex digits")
     key = f"sha256/{sha256[:2]}/{sha256}"
     return check_key(f"{under}/{key}") if under else key

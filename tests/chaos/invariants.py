@@ -23,7 +23,7 @@ from orchestrator.errors import BlobNotFound
 from orchestrator.inference_store.tables import InferenceRow
 from orchestrator.ledger import UNFINISHED, UnitState
 from orchestrator.ledger.tables import JobRow, UnitRow
-from orchestrator.registry.importing.intake import FOLDER
+from orchestrator.registry.keys import FOLDER
 from orchestrator.registry.tables import DatumRow, ImportBlobRow
 from orchestrator.settings import settings
 from orchestrator.storage import blobs

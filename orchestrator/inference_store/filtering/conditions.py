@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy import ColumnElement
 
 from orchestrator.database import db_now
-from orchestrator.inference_store.filtering import labels, metadata, place
+from orchestrator.inference_store.filtering import datums, labels, metadata, place
 from orchestrator.inference_store.filtering.checks import instant, text_of
 from orchestrator.inference_store.filtering.knowledge import NOTHING, Known
 from orchestrator.inference_store.filtering.membership import Way, is_among
@@ -31,6 +31,8 @@ def conditions(
         InvalidRequest: the filter is malformed: a time, a number, a list or a coordinate that is none.
     """
     found = [*_plain(filter_), *in_time(filter_)]
+    if filter_.data_hash_filter is not None:
+        found.append(datums.upon_data(model_id, text_of("data_hash_filter", filter_.data_hash_filter), way))
     found += [metadata.condition(model_id, item, way, known) for item in filter_.metadata_filter or ()]
     if filter_.location_filter is not None:
         found += place.conditions(filter_.location_filter)
@@ -44,7 +46,6 @@ def _plain(filter_: BaseInferenceFilter) -> list[ColumnElement[bool]]:
         column == text_of(name, wanted)
         for name, column, wanted in (
             ("inference_action_filter", InferenceRow.inference_action, filter_.inference_action_filter),
-            ("data_hash_filter", InferenceRow.data_hash, filter_.data_hash_filter),
             ("data_source_filter", InferenceRow.data_source, filter_.data_source_filter),
         )
         if wanted is not None

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, and_, select
+from sqlalchemy import ColumnElement, and_, select
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from orchestrator.inference_store.filtering.comparing import compared
+from orchestrator.inference_store.filtering.datums import on_datums
 from orchestrator.inference_store.filtering.membership import Source, Way, is_among
 from orchestrator.inference_store.models import MetadataFilterOperator
 from orchestrator.inference_store.tables import InferenceRow, MetadataRow, OriginRow
@@ -35,7 +36,7 @@ def derived(model_id: str, key: str, operator: MetadataFilterOperator, values: S
     )
     found = select(bulk.inference_id).where(~overridden.exists())
     if _is_of_datums(key, operator):
-        return Source(_on_datums(found, bulk, model_id, values), bulk)
+        return Source(on_datums(found, bulk, model_id, DatumRow.id.in_(values)), bulk)
     return Source(found.where(*_columns(bulk, model_id, key, operator, values)), bulk)
 
 
@@ -45,7 +46,9 @@ def derived_condition(
     """Whether the derived metadata of an inference compares so, where nothing is stored under `key`."""
     if _is_of_datums(key, operator):
         bulk = aliased(InferenceRow)
-        return is_among(way, Source(_on_datums(select(bulk.inference_id), bulk, model_id, values), bulk))
+        return is_among(
+            way, Source(on_datums(select(bulk.inference_id), bulk, model_id, DatumRow.id.in_(values)), bulk)
+        )
     return and_(*_columns(InferenceRow, model_id, key, operator, values))
 
 
@@ -60,15 +63,3 @@ def _columns(
     if key == DATUM_ID:
         return [bulk.bulk_inference_job_id.in_(jobs), compared(operator, values, bulk.datum_id)]
     return [bulk.bulk_inference_job_id.in_(jobs.where(compared(operator, values, OF_ORIGIN[key])))]
-
-
-def _on_datums(found: Select[Any], bulk: Any, model_id: str, values: Sequence[str]) -> Select[Any]:
-    """By the datums' place in their splits: an index that only this filter needs would slow every job down."""
-    place: ColumnElement[bool] = and_(
-        OriginRow.dataset_snapshot_id == DatumRow.snapshot_id, OriginRow.dataset_snapshot_split == DatumRow.split
-    )
-    return (
-        found.join(OriginRow, and_(OriginRow.bulk_inference_job_id == bulk.bulk_inference_job_id))
-        .join(DatumRow, and_(place, DatumRow.ordinal == bulk.ordinal, DatumRow.id == bulk.datum_id))
-        .where(DatumRow.id.in_(values), OriginRow.model_id == model_id)
-    )

@@ -15,17 +15,15 @@ from orchestrator.registry.importing.discard import RECORDING, delete_unreferenc
 from orchestrator.registry.importing.members import Member, read_chunks
 from orchestrator.registry.importing.ownership import Ownership, OwnershipLost
 from orchestrator.registry.importing.spool import Spool, StoredFile
+from orchestrator.registry.keys import datum_key
 from orchestrator.registry.tables import ImportBlobRow
-from orchestrator.storage import blobs, content_key
+from orchestrator.storage import blobs
 
 #: Files and bytes that are gathered before they are stored together.
 BATCH_FILES = 500
 BATCH_BYTES = 8 << 20
 #: A file up to this size is held in memory; a larger one goes through a temporary file.
 SMALL = 1 << 20
-
-#: Blobs of datums have a folder of their own: what an import deletes, no other room may rely on.
-FOLDER = "datums"
 
 Stored = Callable[[int], None]
 
@@ -116,4 +114,4 @@ class Intake:
 
 
 def _describe(path: str, sha256: str, size: int, head: bytes) -> StoredFile:
-    return StoredFile(path, sha256, size, content_type(path, head), content_key(sha256, FOLDER))
+    return StoredFile(path, sha256, size, content_type(path, head), datum_key(sha256))

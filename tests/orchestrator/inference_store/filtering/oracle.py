@@ -21,6 +21,9 @@ from orchestrator.inference_store.models import (
 
 Item = tuple[str, str | None]
 
+#: A hash that data may have: of a bulk job's, the registry has computed it.
+HASH = "0123456789abcdef" * 4
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -40,7 +43,7 @@ class Record:
     inference_id: str
     created_at: datetime
     action: str = "detect"
-    data_hash: str = "hash"
+    data_hash: str = HASH
     source: str | None = None
     place: tuple[float, float] | None = None
     metadata: dict[str, Item] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from orchestrator.inference_store.tables import (
     OriginRow,
     StoreModelRow,
 )
+from orchestrator.registry.keys import datum_key
 from orchestrator.registry.tables import DatasetRow, DatumRow, ProjectRow, SnapshotRow
 from tests.orchestrator.inference_store.filtering.oracle import Origin, Record
 
@@ -83,10 +84,10 @@ def _add_inference(session: Session, model_id: str, ordinal: int, record: Record
                 split=origin.dataset_snapshot_split,
                 ordinal=ordinal,
                 path=f"{ordinal}",
-                sha256="",
+                sha256=record.data_hash,
                 size=0,
                 content_type="image/png",
-                storage_key="key",
+                storage_key=datum_key(record.data_hash),
             )
         )
     is_embedding = record.embedding is not None

@@ -28,6 +28,7 @@ from tests.orchestrator.inference_store.filtering.worlds import EPOCH
 from tests.support.bulk_inference import settle
 
 SIZE = 8
+ODD, EVEN = "1" * 64, "2" * 64
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def model_id(database: Database, monkeypatch: pytest.MonkeyPatch) -> str:
         Record(
             f"{number:03}",
             EPOCH,
-            data_hash="odd" if number % 2 else "even",
+            data_hash=ODD if number % 2 else EVEN,
             embedding=chance.standard_normal(SIZE).tolist() if number else [0.0] * SIZE,
             origin=waiting if number % 20 == 10 else None,
             datum_id=f"datum-{number}" if number % 20 == 10 else None,
@@ -105,7 +106,7 @@ def run_job() -> None:
 
 @pytest.mark.parametrize("metric", [metric.value for metric in EmbeddingDistanceMetric])
 def test_answers_with_the_index_are_those_without(model_id: str, broker: object, metric: str) -> None:
-    cases = [request(metric), request(metric, "odd"), request(metric, limit=200), request(metric, "none")]
+    cases = [request(metric), request(metric, ODD), request(metric, limit=200), request(metric, "none")]
     before = [search(model_id, case) for case in cases]
     assert before == [exact(model_id, case) for case in cases]
     run_job()

@@ -23,7 +23,7 @@ from orchestrator.inference_store.models import (
     NewGetInferencesRequest,
     Pagination,
 )
-from tests.orchestrator.inference_store.filtering.oracle import Origin, Record
+from tests.orchestrator.inference_store.filtering.oracle import HASH, Origin, Record
 from tests.orchestrator.inference_store.filtering.store import store
 from tests.orchestrator.inference_store.filtering.worlds import EPOCH, stamped
 
@@ -49,7 +49,7 @@ def worlds(draw: st.DrawFn) -> list[Record]:
                 f"inference-{number:02}",
                 EPOCH,
                 action="embed",
-                data_hash=draw(st.sampled_from(["hash", "other"])),
+                data_hash=draw(st.sampled_from([HASH, "0" * 64])),
                 embedding=draw(st.none() | vectors | vectors),
                 origin=origin,
                 datum_id=None if origin is None else f"@datum-{number}",
@@ -81,7 +81,7 @@ def distance(metric: str, one: list[float], other: list[float]) -> float:
         st.tuples(
             vectors,
             st.none() | st.sampled_from([metric.value for metric in EmbeddingDistanceMetric]),
-            st.sampled_from([None, "hash"]),
+            st.sampled_from([None, HASH]),
             st.sampled_from([None, "asc", "desc"]),
             st.integers(0, 3),
             st.none() | st.integers(0, 5),

@@ -22,7 +22,7 @@ from orchestrator.inference_store.models import (
     MetadataFilter,
     TimeWindowFilter,
 )
-from tests.orchestrator.inference_store.filtering.oracle import Item, Origin, Record
+from tests.orchestrator.inference_store.filtering.oracle import HASH, Item, Origin, Record
 
 EPOCH = datetime(2024, 5, 17, 12, tzinfo=UTC)
 ODD = [
@@ -53,6 +53,9 @@ ODD = [
 ]
 texts = st.sampled_from(ODD) | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=5)
 NAMES = ["a", "b", "c", "a.b", "", "quo'te", 'dou"ble', "per%cent", "back\\slash", "[1]", "ünï"]
+HASHES = [HASH, "0" * 64]
+#: What callers call a hash.
+ODD_HASHES = ["hash", "h'ash", "HASH", HASH.upper()]
 DERIVED = ["dataset_id", "dataset_snapshot_id", "dataset_snapshot_split", "datum_id", "bulk_inference_job_id"]
 keys = st.sampled_from(["a", "a.b", "a.b.c", *NAMES, *DERIVED])
 
@@ -120,7 +123,7 @@ def records(draw: st.DrawFn, number: int, origins: list[Origin]) -> Record:
         inference_id=f"inference-{number}",
         created_at=draw(instants),
         action=draw(st.sampled_from(["detect", "predict", "Detect"])),
-        data_hash=draw(st.sampled_from(["hash", "h'ash", "HASH"])),
+        data_hash=draw(st.sampled_from(HASHES if origin else [*HASHES, *ODD_HASHES])),
         source=draw(st.none() | texts),
         place=draw(st.none() | coordinates),
         metadata=metadata,
@@ -170,7 +173,7 @@ filters = st.one_of(
     st.builds(
         BaseInferenceFilter,
         inference_action_filter=st.none() | st.sampled_from(["detect", "predict", "%", ""]),
-        data_hash_filter=st.none() | st.sampled_from(["hash", "h'ash", "%"]),
+        data_hash_filter=st.none() | st.sampled_from([*HASHES, *ODD_HASHES, "%"]),
         data_source_filter=st.none() | texts,
         time_window_filter=st.none() | windows,
         metadata_filter=st.none() | st.lists(metadata_filters(), max_size=2),
