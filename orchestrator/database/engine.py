@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError
@@ -29,8 +29,11 @@ BUSY_TIMEOUT = 30_000
 #: A transaction that the database itself undid (deadlock, serialization, busy) is run again this often.
 RETRIES = 8
 
-#: Seconds in which another writer on SQLite finds the lock free, if it has not waited for long.
-PAUSE = 0.01
+#: Seconds between two looks at SQLite's write lock, on average. SQLite's own way of waiting looks ever more seldom, in
+#: the end ten times a second: who has waited longest would wait longest still.
+LOOK = 0.001
+#: Seconds in which everybody who waits for SQLite's write lock has looked at it, on a busy machine, too.
+PAUSE = 5 * LOOK
 #: Pages, of 4 KiB, in SQLite's log after which a commit copies them back into the file by itself. One transaction of a
 #: sweep writes several times the default of 1,000; and the seldomer it is done, the fewer pages are copied twice.
 LOG_PAGES = 20_000
@@ -136,8 +139,8 @@ def transact(work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs
 def give_way(seconds: float) -> None:
     """Let others write between two transactions of a long series, of which the last took so many `seconds`.
 
-    Who waits for SQLite's only write lock is not woken, but asks again ever more rarely: in a series without
-    pauses its turn would hardly come. On PostgreSQL nobody waits for rows that are not his.
+    Who waits for SQLite's only write lock is not woken, but looks now and then: in a series without pauses its turn
+    would hardly come. On PostgreSQL nobody waits for rows that are not his.
     """
     if engine().dialect.name == "sqlite":
         time.sleep(min(PAUSE, seconds))
@@ -195,4 +198,27 @@ def _sqlite_clock(offset: float) -> str:
 
 def _begin_sqlite(connection: Connection) -> None:
     mode = connection.get_execution_options().get("sqlite_begin", "IMMEDIATE")
-    connection.exec_driver_sql(f"BEGIN {mode}")
+    if mode != "IMMEDIATE":
+        connection.exec_driver_sql(f"BEGIN {mode}")
+        return
+    driver = cast(sqlite3.Connection, connection.connection.driver_connection)
+    driver.execute("PRAGMA busy_timeout = 0")
+    try:
+        _begin_when_free(connection, driver)
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT}")
+
+
+def _begin_when_free(connection: Connection, driver: sqlite3.Connection) -> None:
+    deadline = time.monotonic() + BUSY_TIMEOUT / 1000
+    while time.monotonic() < deadline:
+        try:
+            driver.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:  # beside the reason, in the higher bits
+                break
+            time.sleep(random.uniform(0.5, 1.5) * LOOK)
+        else:
+            return
+    # Once more, so that what is wrong is said in SQLAlchemy's words.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
