@@ -12,7 +12,7 @@ from orchestrator.bulk_inference.models import JobDetails, NewBulkInferenceJobRe
 from orchestrator.bulk_inference.submit import check
 from orchestrator.cli.bulk_inference_watch import WatchedJob
 from orchestrator.cli.guard import NeedsDatabase, complain
-from orchestrator.cli.names import find_dataset, find_model, find_project, find_snapshot
+from orchestrator.cli.names import find_dataset, find_listed_project, find_model, find_snapshot
 from orchestrator.cli.output import (
     JsonOption,
     LimitOption,
@@ -93,7 +93,7 @@ def list_(
 ) -> None:
     """List jobs, newest first."""
     model_id = None if model is None else find_model(model, project).id
-    project_id = find_project(project).id if project is not None and model is None else None
+    project_id = find_listed_project(project, model)
     found = jobs.list_bulk_inference_jobs(status=status, model_id=model_id, project_id=project_id, limit=limit)
     if as_json:
         print_json(found)

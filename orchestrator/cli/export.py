@@ -12,7 +12,7 @@ from rich.text import Text
 
 from orchestrator.cli.export_watch import WatchedExport, counts, downloading, summary
 from orchestrator.cli.guard import NeedsDatabase
-from orchestrator.cli.names import find_project, find_store_model
+from orchestrator.cli.names import find_listed_project, find_store_model
 from orchestrator.cli.output import (
     JsonOption,
     LimitOption,
@@ -110,7 +110,7 @@ def list_(
 ) -> None:
     """List tasks, newest first."""
     model_id = None if model is None else find_store_model(model, project)
-    project_id = find_project(project).id if project is not None and model is None else None
+    project_id = find_listed_project(project, model)
     found = list_export_tasks(model_id=model_id, project_id=project_id, limit=limit)
     if as_json:
         print_json(found)

@@ -36,6 +36,15 @@ def find_project(name: str | None) -> Project:
     return projects[0]
 
 
+def find_listed_project(project: str | None, model: str | None) -> str | None:
+    """The id of the project that a listing is cut to: none where a model is named, which decides by itself.
+
+    Raises:
+        ProjectNotFound: there is no such project.
+    """
+    return find_project(project).id if project is not None and model is None else None
+
+
 def find_dataset(name: str, project: str | None) -> Dataset:
     """The dataset of this id; in `project`, also of this name.
 

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from orchestrator.cli.guard import NeedsDatabase
-from orchestrator.cli.names import find_project, find_store_model
+from orchestrator.cli.names import find_listed_project, find_store_model
 from orchestrator.cli.output import (
     JsonOption,
     LimitOption,
@@ -80,7 +80,7 @@ def list_(
 ) -> None:
     """List tasks, newest first."""
     model_id = None if model is None else find_store_model(model, project)
-    project_id = find_project(project).id if project is not None and model is None else None
+    project_id = find_listed_project(project, model)
     found = tasks.list_tasks(model_id=model_id, project_id=project_id, state=status, limit=limit)
     if as_json:
         print_json(found)
@@ -142,7 +142,7 @@ def receipts(
 ) -> None:
     """List what was deleted, oldest first: a receipt for each transaction, kept for ever."""
     model_id = None if model is None else find_store_model(model, project)
-    project_id = find_project(project).id if project is not None and model is None else None
+    project_id = find_listed_project(project, model)
     found = list_receipts(model_id=model_id, project_id=project_id, task_id=task, after=after, limit=limit)
     if as_json:
         print_json(found)
