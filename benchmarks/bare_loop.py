@@ -1,6 +1,7 @@
-"""The limit: one loop that posts datums already in memory and writes the rows a job would write, and nothing else.
+"""The limit: one loop that posts datums and writes the rows a job would write, and nothing else.
 
-No job, no ledger, no lease, no reading of files, no retry, no checks of an answer, no second process.
+No job, no ledger, no lease, no retry, no checks of an answer, no second process; and no reading of files, where the
+datums are in memory already.
 """
 
 from __future__ import annotations
@@ -9,27 +10,28 @@ import asyncio
 import base64
 import time
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 import orjson
-import psycopg
 from pyreqwest.client import ClientBuilder
 from pyreqwest.http import Url
-from sqlalchemy import insert
-from sqlalchemy.orm import Session
 
 from benchmarks.instant_server import LABELS
 from orchestrator import clock
-from orchestrator.database import Base, engine, writing
+from orchestrator.bulk_inference.record import COLUMNS
+from orchestrator.database import insert_rows, writing
 from orchestrator.ids import new_id
 from orchestrator.inference_store.tables import InferenceRow
 from orchestrator.registry.models import Datum, Model
+from orchestrator.storage import blobs
 
 CHUNK = 1000
-TABLE = Base.metadata.tables[InferenceRow.__tablename__]
+#: A datum with its bytes, or with None where the loop has to read its file.
+Loaded = tuple[Datum, bytes | None]
 
 
-def run(model: Model, datums: Sequence[tuple[Datum, bytes]], batch_size: int, in_flight: int = 64) -> float:
+def run(model: Model, datums: Sequence[Loaded], batch_size: int, in_flight: int = 64) -> float:
     """Infer on all datums and store the rows; returns datums a second."""
     started = time.perf_counter()
     asyncio.run(Loop(model, datums, batch_size).run(in_flight))
@@ -39,12 +41,12 @@ def run(model: Model, datums: Sequence[tuple[Datum, bytes]], batch_size: int, in
 class Loop:
     """So many coroutines over one iterator, and a writer that takes what they leave."""
 
-    def __init__(self, model: Model, datums: Sequence[tuple[Datum, bytes]], batch_size: int) -> None:
+    def __init__(self, model: Model, datums: Sequence[Loaded], batch_size: int) -> None:
         self.model = model
         self.batches = batched(datums, batch_size)
         self.url = Url(f"{model.endpoint.url}/v2/models/model/infer")
         self.job_id = new_id()
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[tuple[str, ...]] = []
         self.idle = True
 
     async def run(self, in_flight: int) -> None:
@@ -52,7 +54,7 @@ class Loop:
             self.group = group
             for _ in range(in_flight):
                 group.create_task(self.consume())
-        await asyncio.to_thread(write, self.rows)
+        await asyncio.to_thread(self.write, self.rows)
 
     async def consume(self) -> None:
         for batch in self.batches:
@@ -61,8 +63,8 @@ class Loop:
                 self.idle = False
                 self.group.create_task(self.flush())
 
-    async def infer(self, batch: Sequence[tuple[Datum, bytes]]) -> None:
-        images = [base64.b64encode(data).decode() for _, data in batch]
+    async def infer(self, batch: Sequence[Loaded]) -> None:
+        images = [base64.b64encode(content(*loaded)).decode() for loaded in batch]
         tensor = {"name": "image", "datatype": "BYTES", "shape": [len(images)], "data": images}
         body = orjson.dumps({"inputs": [tensor]})
         while True:
@@ -72,51 +74,37 @@ class Loop:
                 break
         scores = answer["outputs"][0]["data"]
         width = len(LABELS)
-        now = clock.now()
         for place, (datum, _) in enumerate(batch):
             scored = zip(LABELS, scores[place * width : place * width + width], strict=True)
-            self.rows.append(self.row(datum, [{"label": label, "score": score} for label, score in scored], now))
+            self.rows.append(self.row(datum, [{"label": label, "score": score} for label, score in scored]))
 
-    def row(self, datum: Datum, scores: list[dict[str, Any]], now: object) -> dict[str, Any]:
-        return {
-            "model_id": self.model.id,
-            "inference_id": f"{self.job_id}-{datum.ordinal:08d}",
-            "created_at": now,
-            "inference_action": "predict_proba",
-            "version": "v2",
-            "data": orjson.dumps(scores).decode(),
-            "data_hash": datum.sha256,
-            "data_storage_key": datum.storage_key,
-            "bulk_inference_job_id": self.job_id,
-            "datum_id": datum.id,
-            "ordinal": datum.ordinal,
-        }
+    def row(self, datum: Datum, scores: list[dict[str, Any]]) -> tuple[str, ...]:
+        inference_id = f"{self.job_id}-{datum.ordinal:08d}"
+        data = orjson.dumps(scores).decode()
+        return inference_id, data, datum.sha256, datum.storage_key, datum.id, str(datum.ordinal)
 
     async def flush(self) -> None:
         rows, self.rows = self.rows, []
-        await asyncio.to_thread(write, rows)
+        await asyncio.to_thread(self.write, rows)
         self.idle = True
 
-
-def write(rows: Sequence[dict[str, Any]]) -> None:
-    """The fastest way into the table: COPY on PostgreSQL, one prepared statement on SQLite."""
-    if not rows:
-        return
-    with writing() as session:
-        if engine().dialect.name == "postgresql":
-            copy(session, rows)
-        else:
-            session.connection().execute(insert(TABLE), list(rows))
-
-
-def copy(session: Session, rows: Sequence[dict[str, Any]]) -> None:
-    connection = session.connection().connection.driver_connection
-    assert isinstance(connection, psycopg.Connection)
-    names = ", ".join(rows[0])
-    with connection.cursor().copy(f"COPY inferences ({names}) FROM STDIN") as sink:
-        for row in rows:
-            sink.write_row(list(row.values()))
+    def write(self, rows: Sequence[tuple[str, ...]]) -> None:
+        """By the fastest way into the table, which is the job's, too."""
+        shared: dict[str, str | datetime] = {
+            "model_id": self.model.id,
+            "created_at": clock.now(),
+            "inference_action": "predict_proba",
+            "version": "v2",
+            "bulk_inference_job_id": self.job_id,
+        }
+        with writing() as session:
+            insert_rows(session, InferenceRow, shared, COLUMNS, rows)
 
 
-def batched(datums: Sequence[tuple[Datum, bytes]], size: int) -> Iterator[Sequence[tuple[Datum, bytes]]]:
+def content(datum: Datum, data: bytes | None) -> bytes:
+    """The bytes of a datum."""
+    return blobs().get(datum.storage_key) if data is None else data
+
+
+def batched(datums: Sequence[Loaded], size: int) -> Iterator[Sequence[Loaded]]:
     return (datums[start : start + size] for start in range(0, len(datums), size))

@@ -42,6 +42,7 @@ def options() -> argparse.ArgumentParser:
     options.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 32])
     options.add_argument("--workers", type=int, default=2, help="processes that infer")
     options.add_argument("--rounds", type=int, default=3, help="how often each is measured; the median counts")
+    options.add_argument("--files", action="store_true", help="the bare loop reads the files, too, as the job does")
     options.add_argument("--plain-datums", type=int, default=2000, help="tasks for plain Celery; 0 leaves it out")
     return options
 
@@ -94,7 +95,7 @@ def measure(options: argparse.Namespace) -> tuple[list[Rate], float]:
 def measured(surroundings: Stage, options: argparse.Namespace) -> tuple[list[Rate], float]:
     """As `measure`, where workers run already."""
     with model_server(surroundings) as model:
-        datums = load(surroundings)
+        datums = load(surroundings, reads=not options.files)
         rates = [
             in_turns(
                 partial(run, surroundings, model, size),
@@ -147,14 +148,14 @@ def figures(rates: Sequence[Rate], plain: float) -> list[Figure]:
     return found
 
 
-def load(surroundings: Stage) -> list[tuple[Datum, bytes]]:
-    """Every datum with its bytes."""
+def load(surroundings: Stage, *, reads: bool = True) -> list[bare_loop.Loaded]:
+    """Every datum, with its bytes where they are read."""
     found: list[Datum] = []
     while page := registry.list_datums(
         surroundings.snapshot.id, surroundings.split, found[-1].ordinal if found else -1, 5000
     ):
         found += page
-    return [(datum, blobs().get(datum.storage_key)) for datum in found]
+    return [(datum, blobs().get(datum.storage_key) if reads else None) for datum in found]
 
 
 def start_workers(surroundings: Stage, processes: int) -> dict[str, Running]:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from benchmarks import bare_loop, bulk_inference
 from benchmarks.figures import Figure, at_least, at_most, parser, report, without_goal
 from benchmarks.stage import Stage, counts, model_server, stage
-from orchestrator.registry.models import Datum, Model
+from orchestrator.registry.models import Model
 
 DELAY, CAPACITY = 0.005, 64
 #: The share of the requests that may be refused.
@@ -89,7 +89,7 @@ class Run(NamedTuple):
         return f"{self.rate:,.0f}, {self.refused:.1%} refused"
 
 
-def limited(model: Model, datums: Sequence[tuple[Datum, bytes]], in_flight: int) -> Run:
+def limited(model: Model, datums: Sequence[bare_loop.Loaded], in_flight: int) -> Run:
     """The bare loop with a fixed limit."""
     return counting(model, partial(bare_loop.run, model, datums, 1, in_flight))
 
