@@ -42,7 +42,7 @@ services: .venv/installed  ## what a server makes a difference to, on this machi
 	@ORCHESTRATOR_TEST_SERVICES="$${ORCHESTRATOR_TEST_SERVICES:-1}" \
 		$(BIN)/python -m pytest -m "services and not (chaos or endurance)" -n 3 --dist loadfile $(ARGS)
 
-chaos: .venv/installed  ## bulk inference is killed, cut and wiped, over and over; some 17 minutes
+chaos: .venv/installed  ## bulk inference is killed, cut and wiped, over and over; up to half an hour
 	@$(BIN)/python -m pytest -m "chaos and not endurance" -n 3 --dist worksteal $(ARGS)
 
 endurance: .venv/installed  ## much longer: what else dies at every point, a thousand stops, gigabytes, every time zone

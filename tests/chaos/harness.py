@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from orchestrator.bulk_inference import (
     BulkInferenceJob,
@@ -220,17 +220,23 @@ class Harness:
     def drain(self, *, within: float = 60.0) -> None:
         """Wait until nothing is left to settle but what belongs to jobs that go on; nothing runs that could, no wait.
 
-        A job that has ended is followed by its index, which is a job of its own.
+        A job that has ended is followed by its index, which is a job of its own, and takes as long as the machine
+        needs: something must have changed after `within` seconds.
         """
         live = [job_id for job_id in self.job_ids if not self.is_over(job_id)]
-        unfinished = select(UnitRow.id).where(UnitRow.job_id.not_in(live), UnitRow.state.in_(UNFINISHED)).limit(1)
+        unfinished = select(func.count()).where(UnitRow.job_id.not_in(live), UnitRow.state.in_(UNFINISHED))
 
-        def is_settled() -> bool:
+        def count() -> int:
             with reading() as session:
-                return session.scalar(unfinished) is None
+                return session.scalar(unfinished) or 0
 
-        if self.members:
-            self.until(is_settled, "what jobs have left is settled", within=within)
+        def has_changed() -> bool:
+            return count() != left
+
+        left = count()
+        while self.members and left:
+            self.until(has_changed, "what jobs have left is settled", within=within)
+            left = count()
 
     def close(self) -> None:
         """Kill every process but the children of pools, which must end by themselves."""

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0
 
 
-def wait_until(condition: Callable[[], T], what: str, *, within: float = 30.0) -> T:
+def wait_until(condition: Callable[[], T], what: str, *, within: float = 60.0) -> T:
     """The first true answer of `condition`; asks again and again, and leaves most of a processor to what it waits for.
 
     Raises:
