@@ -34,6 +34,8 @@ CONVERGENCE = 30.0
 AT_ONCE = 5
 #: Seconds in which a point is passed that the clock leads to: a worker tells of itself every ten.
 PATIENCE = 12.0
+#: Seconds that a process may take from the transaction that ends its job to its death.
+LAST_BREATH = 1.0
 #: How often a point is tried that another process may pass first.
 TRIES = 8
 #: A point is struck at its first pass; one in so many also at a later one, up to this.
@@ -51,11 +53,17 @@ class Trial:
     #: How many strikes there were before.
     before: int
     struck_at: float | None = None
+    over_at: float | None = None
 
     @property
     def patience(self) -> float:
         """Seconds in which the point should be passed, whatever becomes of the job: some are passed by the clock."""
         return PATIENCE if self.armed_for == ANY and self.point.role != "submitter" else 0.0
+
+    def is_missed(self, now: float) -> bool:
+        """Whether the point of a job that has ended would have struck by now."""
+        self.over_at = self.over_at or now
+        return now - self.begun >= self.patience and now - self.over_at >= LAST_BREATH
 
 
 class Matrix:
@@ -157,7 +165,7 @@ class Matrix:
             calm = now - max(trial.begun, self.struck_at)
             assert calm < CONVERGENCE, f"{trial.point} (struck: {bool(strikes)}): {details}"
             return False
-        if not strikes and now - trial.begun < trial.patience:
+        if not strikes and not trial.is_missed(now):
             return False
         self.points.disarm(trial.point, job_id=trial.armed_for)
         assert (details.status, details.reason) == (ProgressState.SUCCEEDED, ""), f"{trial.point}: {details}"
