@@ -12,7 +12,6 @@ from tests.support.processes import ROOT
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(300)
 def test_every_benchmark_runs_to_its_end_and_cleans_up(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "benchmarks.smoke"],

@@ -162,7 +162,6 @@ def test_without_a_broker_jobs_are_accepted_at_once_and_run_when_it_is_back(
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(300)
 def test_a_minute_without_a_broker_delays_jobs_and_nothing_else(harness: Harness, redis_server: RedisServer) -> None:
     submit_while_away(harness, redis_server, 60, pause=0.15, beside=15)
 
@@ -213,7 +212,6 @@ def test_a_half_open_and_a_black_holed_broker_are_left_for_a_new_connection(harn
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(300)
 def test_a_broker_that_is_cut_off_in_every_way_is_found_again(harness: Harness, way: Proxy) -> None:
     faults: list[tuple[Callable[[], None], float]] = [
         (way.half_open, 0),

@@ -113,7 +113,6 @@ def test_a_database_that_cannot_be_reached_holds_nobody_up(cut: Harness, way: Pr
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(300)
 def test_a_database_that_is_cut_off_in_every_way_is_found_again(cut: Harness, way: Proxy) -> None:
     faults: list[Fault] = [
         (way.black_hole, 15),

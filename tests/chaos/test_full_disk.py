@@ -125,7 +125,6 @@ def test_a_job_waits_while_the_disk_of_its_database_is_full(disk: SmallDisk, har
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(300)
 def test_a_job_outlives_a_disk_that_fills_up_again_and_again(disk: SmallDisk, harness: Harness) -> None:
     run_on_a_disk_that_fills_up(disk, harness, datums=2_000, times=3)
 

@@ -78,7 +78,6 @@ def test_messages_ten_times_in_any_order_or_not_at_all_end_in_the_same_database(
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(300)
 def test_many_messages_ten_times_in_any_order_or_not_at_all_end_in_the_same_database(harness: Harness) -> None:
     compare_with_reliable_messages(harness, 20_000)
 
@@ -118,6 +117,5 @@ def test_three_beats_do_what_one_does(harness: Harness, narrow: None) -> None:
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(300)
 def test_three_beats_do_what_one_does_for_long(harness: Harness, narrow: None) -> None:
     run_under_three_beats(harness, 15_000)

@@ -72,6 +72,5 @@ def run(harness: Harness, broker: Broker, way: Proxy) -> None:
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(300)
 def test_on_rabbitmq_kills_wipes_and_cuts_lose_nothing(harness: Harness, broker: Broker, way: Proxy) -> None:
     run(harness, broker, way)

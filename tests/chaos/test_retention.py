@@ -32,7 +32,7 @@ SIZE = 300
 #: How many of them share a blob.
 SHARE = 3
 #: Seconds until a task is over, whatever was killed.
-PATIENCE = 60.0
+PATIENCE = 120.0
 #: How often a point is tried that another process may pass first.
 TRIES = 4
 

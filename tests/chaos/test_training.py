@@ -152,7 +152,6 @@ def test_no_trainer_is_orphaned_or_doubled_by_a_hundred_kills(harness: Harness, 
 
 
 @pytest.mark.endurance
-@pytest.mark.timeout(300)
 def test_a_frozen_trainer_is_ended_and_launched_again_once(harness: Harness, stage: Stage) -> None:
     harness.start(workers=1)
     run_id = stage.create(WITNESS.replace("{steps}", "40"))

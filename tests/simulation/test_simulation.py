@@ -28,7 +28,6 @@ def simulated(home: Path) -> Iterator[Simulator]:
         yield running
 
 
-@pytest.mark.timeout(300)
 def test_whatever_goes_wrong_nothing_is_lost_doubled_or_stuck(simulated: Simulator) -> None:
     for seed in range(SOME):
         result = simulated.run(seed)

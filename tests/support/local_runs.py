@@ -86,7 +86,7 @@ class Stage:
                 transact(ledger.conclude, lease, step(lease, {"local": self.runtime}))
         return state(run_id)
 
-    def step_until(self, run_id: str, *states: RunState, within: float = 30.0) -> RunState:
+    def step_until(self, run_id: str, *states: RunState, within: float = 60.0) -> RunState:
         """Take steps until the run is in one of the states."""
 
         def is_there() -> bool:
@@ -95,7 +95,7 @@ class Stage:
         wait_until(is_there, f"{run_id} is {' or '.join(states)}", within=within)
         return state(run_id)
 
-    def step_all_until(self, run_ids: Iterable[str], *states: RunState, within: float = 30.0) -> None:
+    def step_all_until(self, run_ids: Iterable[str], *states: RunState, within: float = 60.0) -> None:
         """Take steps with all of the runs, in turns, until each has been seen in one of the states."""
         left = set(run_ids)
 
@@ -105,7 +105,7 @@ class Stage:
 
         wait_until(are_there, f"runs are {' or '.join(states)}", within=within)
 
-    def finish(self, run_id: str, *, within: float = 30.0) -> RunState:
+    def finish(self, run_id: str, *, within: float = 60.0) -> RunState:
         """Take steps until the run has ended."""
         return self.step_until(run_id, *(RunState(each) for each in TERMINAL), within=within)
 
@@ -126,7 +126,7 @@ class Stage:
         supervisor = self.folder(run_id).supervisor
         return not isinstance(self.seen(run_id), Alive) and (supervisor is None or find(supervisor) is None)
 
-    def wait_cleared(self, run_id: str, *, within: float = 30.0) -> None:
+    def wait_cleared(self, run_id: str, *, within: float = 60.0) -> None:
         """Wait until that is so."""
         wait_until(lambda: self.is_cleared(run_id), f"nothing is left of {run_id}", within=within)
 
