@@ -1,8 +1,7 @@
 """Blobs in a folder of this machine, by plain file calls.
 
-Measured on 900-byte blobs, plain reads in one thread hop are ten times as fast as the object store
-library's async reads, plain writes twice as fast; and they survive a fork, which that library's
-threads do not.
+Measured on 900-byte blobs, plain reads are ten times as fast as the object store library's async
+reads, plain writes twice as fast; and they survive a fork, which that library's threads do not.
 """
 
 from __future__ import annotations
@@ -28,6 +27,10 @@ from orchestrator.storage.store import CHUNK, BlobInfo, Blobs
 PARTIAL = ".partial"
 #: Bytes that one read call takes: most images and rows fit.
 SMALL = 64 << 10
+#: Seconds that a blob may take to be read on the event loop, on average: what lies in memory takes a tenth of that.
+AT_HAND = 100e-6
+#: How many blobs are read on the event loop before others have their turn.
+PIECE = 32
 
 
 class LocalBlobs(Blobs):
@@ -61,7 +64,19 @@ class LocalBlobs(Blobs):
             return _read(path)
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes]:
-        return await asyncio.to_thread(self.get_together, keys)
+        # What lies in memory is read here: each of the three calls for a file gives up the interpreter, and a thread
+        # waits for longer than it reads until it has it back. As soon as the disk is slow a thread goes on.
+        found: list[bytes] = []
+        piece = 1
+        while len(found) < len(keys):
+            started = time.perf_counter()
+            found += self.get_together(keys[len(found) : len(found) + piece])
+            if time.perf_counter() - started > piece * AT_HAND:
+                break
+            piece = min(2 * piece, PIECE)
+            await asyncio.sleep(0)
+        left = keys[len(found) :]
+        return found + await asyncio.to_thread(self.get_together, left) if left else found
 
     def get_together(self, keys: Sequence[str]) -> list[bytes]:
         try:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import os
 import re
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from datetime import timedelta
@@ -20,7 +22,8 @@ from moto.server import ThreadedMotoServer
 
 from orchestrator.errors import BlobNotFound, InvalidRequest, SignatureInvalid, Unavailable
 from orchestrator.settings import settings
-from orchestrator.storage import Blobs, blobs, content_key, get_signed, put_signed
+from orchestrator.storage import Blobs, blobs, content_key, get_signed, local, put_signed
+from orchestrator.storage.local import LocalBlobs
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +106,28 @@ def test_many_blobs_come_in_the_order_they_were_asked_for(store: Blobs) -> None:
     store.put_missing({f"k/{number}": str(number).encode() for number in range(100)})
     keys = [f"k/{number}" for number in reversed(range(100))]
     assert asyncio.run(store.get_many(keys)) == [str(number).encode() for number in reversed(range(100))]
+
+
+@pytest.mark.parametrize("slow_from", [0, 3, 50, 200])
+def test_no_event_loop_waits_for_a_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow_from: int) -> None:
+    store = LocalBlobs(tmp_path)
+    store.put_missing({f"k/{number}": str(number).encode() for number in range(200)})
+    readers = []
+    clock = itertools.count()
+
+    def read(path: str) -> bytes:
+        readers.append(threading.current_thread())
+        return Path(path).read_bytes()
+
+    def now() -> float:
+        return next(clock) * 1e-9 + (1.0 if len(readers) > slow_from else 0.0)
+
+    monkeypatch.setattr(local, "_read", read)
+    monkeypatch.setattr(time, "perf_counter", now)
+    keys = [f"k/{number}" for number in range(200)]
+    assert asyncio.run(store.get_many(keys)) == [str(number).encode() for number in range(200)]
+    on_loop = readers.count(threading.main_thread())
+    assert slow_from < on_loop + (slow_from == 200) <= slow_from + local.PIECE, "and then a thread reads the rest"
 
 
 def test_a_blob_cut_short_is_put_again(store: Blobs) -> None:
