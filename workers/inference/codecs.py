@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from binascii import b2a_base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isfinite, prod
 from typing import Any, Final
@@ -11,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 from numpy.typing import NDArray
+from pybase64 import b64encode
 
 from orchestrator.registry.models import Endpoint, InferenceAction, InputCodec, OutputCodec, TaskType
 from workers.inference.failures import BadAnswer, EndpointRefused, ItemRefused
@@ -58,7 +58,7 @@ def encoder(codec: InputCodec, spec: TensorSpec) -> Encoder:
 
 def encode_images(datums: Sequence[bytes], row: tuple[int, ...]) -> Tensor:
     """Files as base64."""
-    data = [b2a_base64(datum, newline=False) for datum in datums]
+    data = [b64encode(datum) for datum in datums]
     return Tensor(BYTES, (len(data), *row), data, verbatim=True)
 
 
