@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from orchestrator import clock
-from orchestrator.database import insert_rows, reading, transact
+from orchestrator.database import insert_rows, reading, select_rows, transact
 from orchestrator.database.bulk import RUN
 from orchestrator.ids import new_id
 from orchestrator.inference_store.tables import InferenceRow
@@ -49,6 +49,17 @@ def test_any_number_of_rows_goes_in_with_what_they_have_in_common(count: int) ->
     found = stored(model_id)
     assert [(row.inference_id, row.data, row.data_hash) for row in found] == rows
     assert all((row.created_at, row.inference_action, row.version) == (MADE_AT, "pre\tdict\\N", "v2") for row in found)
+
+
+def test_rows_come_out_as_they_are_in_the_order_of_the_statement() -> None:
+    model_id = new_id()
+    rows = [(f"{at:06}", 'a "text"\twith\n\\N', f"hash-{at}") for at in range(2000)]
+    transact(insert, model_id, rows)
+    columns = InferenceRow.inference_id, InferenceRow.data, InferenceRow.data_hash
+    mine = select(*columns).where(InferenceRow.model_id == model_id).order_by(InferenceRow.inference_id)
+    with reading() as session:
+        assert select_rows(session, mine) == rows
+        assert select_rows(session, mine.where(InferenceRow.data == "none")) == []
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")) | st.sampled_from(
