@@ -10,12 +10,15 @@ from __future__ import annotations
 import argparse
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from operator import truediv
 from statistics import median
+from typing import NamedTuple
+
+from sqlalchemy import func, select
 
 from benchmarks import bare_loop, plain_celery
 from benchmarks.figures import Figure, at_least, parser, without_goal, write
@@ -24,6 +27,8 @@ from benchmarks.stage import Stage, model_server, stage, table
 from orchestrator import clock, registry
 from orchestrator.bulk_inference.job import create_bulk_inference_job, wait_for_bulk_inference_job
 from orchestrator.bulk_inference.models import JobDetails, NewBulkInferenceJobRequest, ProgressState
+from orchestrator.database import reading
+from orchestrator.inference_store.tables import InferenceRow
 from orchestrator.registry.models import Datum, Model
 from orchestrator.storage import blobs
 from tests.support.processes import Running
@@ -35,6 +40,10 @@ def main() -> None:
     show(*measure(chosen), chosen)
 
 
+#: The same work as the job's; and without what comes before the first request.
+READS_FILES, IN_MEMORY = "bare loop", "bare loop, files in memory"
+
+
 def options() -> argparse.ArgumentParser:
     """What can be chosen."""
     options = parser(__doc__)
@@ -42,7 +51,6 @@ def options() -> argparse.ArgumentParser:
     options.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 32])
     options.add_argument("--workers", type=int, default=2, help="processes that infer")
     options.add_argument("--rounds", type=int, default=3, help="how often each is measured; the median counts")
-    options.add_argument("--files", action="store_true", help="the bare loop reads the files, too, as the job does")
     options.add_argument("--plain-datums", type=int, default=2000, help="tasks for plain Celery; 0 leaves it out")
     return options
 
@@ -52,8 +60,8 @@ def show(rates: Sequence[Rate], plain: float, chosen: argparse.Namespace) -> Non
     print(f"{platform.machine()}, Python {platform.python_version()}, {chosen.database}, {chosen.datums:,} datums")
     table(
         "Datums a second, instant server; and processor seconds per 1,000, without the server's",
-        ("batch size", "this system", "bare loop", "ratio", "seconds, this", "seconds, bare"),
-        [rate.cells() for rate in rates],
+        ("batch size", "", "rate", "the job's is", "seconds"),
+        [cells for rate in rates for cells in rate.cells()],
     )
     for rate in rates:
         print(f"  batch size {rate.batch_size}, processor seconds per 1,000: {rate.spent_by}")
@@ -66,23 +74,33 @@ def show(rates: Sequence[Rate], plain: float, chosen: argparse.Namespace) -> Non
     write(figures(rates, plain), chosen.figures)
 
 
+class Limit(NamedTuple):
+    """A loop that the job is held against: its datums a second, the job's rate over its, its cost per 1,000 datums."""
+
+    rate: float
+    ratio: float
+    cost: float
+
+
 @dataclass(frozen=True, slots=True)
 class Rate:
     """Datums a second at one batch size, and the processor seconds per 1,000 datums behind them."""
 
     batch_size: int
     ours: float
-    limit: float
-    ratio: float
     ours_cost: float
-    limit_cost: float
     #: How `ours_cost`, and what the model server spent, divide among the processes.
-    spent_by: str = ""
+    spent_by: str
+    limits: dict[str, Limit]
 
-    def cells(self) -> tuple[object, ...]:
-        """As a row of a table."""
-        rates = f"{self.ours:,.0f}", f"{self.limit:,.0f}", f"{self.ratio:.2f}"
-        return self.batch_size, *rates, f"{self.ours_cost:.3f}", f"{self.limit_cost:.3f}"
+    def cells(self) -> list[tuple[object, ...]]:
+        """As rows of a table."""
+        first = self.batch_size, "a job", f"{self.ours:,.0f}", "", f"{self.ours_cost:.3f}"
+        others = [
+            ("", name, f"{limit.rate:,.0f}", f"{limit.ratio:.2f}", f"{limit.cost:.3f}")
+            for name, limit in self.limits.items()
+        ]
+        return [first, *others]
 
 
 def measure(options: argparse.Namespace) -> tuple[list[Rate], float]:
@@ -95,43 +113,53 @@ def measure(options: argparse.Namespace) -> tuple[list[Rate], float]:
 def measured(surroundings: Stage, options: argparse.Namespace) -> tuple[list[Rate], float]:
     """As `measure`, where workers run already."""
     with model_server(surroundings) as model:
-        datums = load(surroundings, reads=not options.files)
+        datums, files = load(surroundings), load(surroundings, reads=False)
         rates = [
             in_turns(
                 partial(run, surroundings, model, size),
-                partial(bare_loop.run, model, datums, size),
+                {
+                    READS_FILES: partial(bare_loop.run, model, files, size),
+                    IN_MEMORY: partial(bare_loop.run, model, datums, size),
+                },
                 batch_size=size,
                 datums=len(datums),
                 rounds=options.rounds,
             )
             for size in options.batch_sizes
         ]
+        check_rows(model, len(datums))
         plain = 0.0
         if options.plain_datums:
             plain = plain_celery.run(surroundings, model, [datum for datum, _ in datums[: options.plain_datums]])
     return rates, plain
 
 
-def in_turns(job: Callable[[], float], bare: Callable[[], float], *, batch_size: int, datums: int, rounds: int) -> Rate:
-    """The medians of so many rounds of the job and of the bare loop, which take turns.
+def in_turns(
+    job: Callable[[], float], loops: Mapping[str, Callable[[], float]], *, batch_size: int, datums: int, rounds: int
+) -> Rate:
+    """The medians of so many rounds of the job and of each of the loops, which take turns.
 
     The machine and the table do not stay the same: only what was measured one after the other can be compared.
     """
-    ours, limits = [], []
-    ours_cost, limit_cost = Cost(), Cost()
+    ours, ours_cost = list[float](), Cost()
+    rates = {name: list[float]() for name in loops}
+    costs = {name: Cost() for name in loops}
     for _ in range(rounds):
-        with spending(limit_cost):
-            limits.append(bare())
+        for name, loop in loops.items():
+            with spending(costs[name]):
+                rates[name].append(loop())
         with spending(ours_cost):
             ours.append(job())
+    total = rounds * datums
     return Rate(
         batch_size,
         median(ours),
-        median(limits),
-        median(map(truediv, ours, limits)),
-        ours_cost.per_thousand(rounds * datums),
-        limit_cost.per_thousand(rounds * datums),
-        spent_by=ours_cost.by_role(rounds * datums),
+        ours_cost.per_thousand(total),
+        ours_cost.by_role(total),
+        {
+            name: Limit(median(rates[name]), median(map(truediv, ours, rates[name])), costs[name].per_thousand(total))
+            for name in loops
+        },
     )
 
 
@@ -139,10 +167,12 @@ def figures(rates: Sequence[Rate], plain: float) -> list[Figure]:
     """The rates as ratios, beside their goals."""
     found = []
     for rate in rates:
-        found.append(at_least(f"batch size {rate.batch_size}: rate against the bare loop", rate.ratio, 0.6))
-        cost = f"{rate.ours_cost:.3f} and {rate.limit_cost:.3f}"
-        found.append(without_goal("  datums a second, job and bare loop", f"{rate.ours:,.0f} and {rate.limit:,.0f}"))
-        found.append(without_goal("  processor seconds per 1,000, job and bare loop", cost))
+        for name, limit in rate.limits.items():
+            found.append(at_least(f"batch size {rate.batch_size}: rate against the {name}", limit.ratio, 0.6))
+        each = " and ".join(f"{limit.rate:,.0f}" for limit in rate.limits.values())
+        cost = " and ".join(f"{limit.cost:.3f}" for limit in rate.limits.values())
+        found.append(without_goal("  datums a second, job and loops", f"{rate.ours:,.0f}; {each}"))
+        found.append(without_goal("  processor seconds per 1,000, job and loops", f"{rate.ours_cost:.3f}; {cost}"))
     if plain and rates:
         found.append(at_least("against a plain Celery task per datum", rates[0].ours / plain, 10, " x"))
     return found
@@ -205,6 +235,19 @@ def check(job: JobDetails) -> None:
     """A figure of a job that went wrong would mean nothing."""
     if job.status is not ProgressState.SUCCEEDED or job.num_computed != job.expected_total:
         raise SystemExit(f"the job ended {job.status} with {job.num_computed} of {job.expected_total}: {job.reason}")
+
+
+def check_rows(model: Model, datums: int) -> None:
+    """A limit that stores something else than a job would mean nothing."""
+    row = InferenceRow
+    contents = select(
+        row.datum_id, row.ordinal, row.data, row.data_hash, row.data_storage_key, row.inference_action, row.version
+    )
+    different = contents.where(row.model_id == model.id).distinct().subquery()
+    with reading() as session:
+        found = session.scalar(select(func.count()).select_from(different))
+    if found != datums:
+        raise SystemExit(f"jobs and loops have stored {found:,} different rows for {datums:,} datums")
 
 
 if __name__ == "__main__":
