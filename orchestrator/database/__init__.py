@@ -1,6 +1,6 @@
 """The one SQL database: engine, column types, and the few places where dialects differ."""
 
-from orchestrator.database.bulk import insert_rows, instant_text, select_rows
+from orchestrator.database.bulk import fetch_rows, insert_rows, instant_text
 from orchestrator.database.columns import Base, Identifier, JsonText, UtcDateTime, db_now, ilike, storable
 from orchestrator.database.dialects import exclusive, insert_ignoring, of_each, skip_locked
 from orchestrator.database.engine import checkpoint, dispose, engine, give_way, reading, transact, writing
@@ -15,6 +15,7 @@ __all__ = [
     "dispose",
     "engine",
     "exclusive",
+    "fetch_rows",
     "give_way",
     "ilike",
     "insert_ignoring",
@@ -22,7 +23,6 @@ __all__ = [
     "instant_text",
     "of_each",
     "reading",
-    "select_rows",
     "skip_locked",
     "storable",
     "transact",

@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any, cast
 
-from sqlalchemy import Select, Table
+from sqlalchemy import Executable, Table
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Session
 
@@ -57,8 +57,8 @@ def insert_rows(
         connection.exec_driver_sql(statement, (*constants, *chain.from_iterable(run)))
 
 
-def select_rows(session: Session, statement: Select[*tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """All rows as the driver has them: nothing is converted, which is right for texts and integers.
+def fetch_rows(session: Session, statement: Executable) -> list[tuple[Any, ...]]:
+    """All rows of a statement as the driver has them: nothing is converted, which is right for texts and integers.
 
     SQLAlchemy's own rows cost more than twice as much.
     """

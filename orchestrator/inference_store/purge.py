@@ -16,7 +16,7 @@ from typing import Any, cast
 from sqlalchemy import ColumnElement, CursorResult, Table, and_, case, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from orchestrator.database import db_now, reading, transact
+from orchestrator.database import db_now, fetch_rows, reading, transact
 from orchestrator.inference_store import blobs, receipts
 from orchestrator.inference_store.blobs import doom_unreferenced, hold_subject
 from orchestrator.inference_store.receipts import Action, Cause
@@ -95,17 +95,16 @@ def within_reach(action: Action) -> ColumnElement[bool]:
 
 def _returned(session: Session, statement: Any) -> list[tuple[str, str | None]]:
     """The ids of the inferences that the statement changes, each with the key of its own blob, if it has one."""
-    outcome = session.connection().execute(statement.returning(INFERENCES.c.inference_id, OWN_BLOB))
-    return cast(list[tuple[str, str | None]], outcome.all())
+    found = fetch_rows(session, statement.returning(INFERENCES.c.inference_id, OWN_BLOB))
+    return cast(list[tuple[str, str | None]], found)
 
 
 def _strip(session: Session, chosen: ColumnElement[bool]) -> list[tuple[str, str | None]]:
     """Take the blobs of inferences away; returns as `_returned`."""
     chosen = and_(chosen, INFERENCES.c.data_storage_key.is_not(None))
-    connection = session.connection()
     # The lock comes first, because an UPDATE returns what a column has become.
-    found = connection.execute(select(INFERENCES.c.inference_id, OWN_BLOB).where(chosen).with_for_update()).all()
-    connection.execute(update(INFERENCES).where(chosen).values(data_storage_key=None, updated_at=db_now()))
+    found = fetch_rows(session, select(INFERENCES.c.inference_id, OWN_BLOB).where(chosen).with_for_update())
+    session.connection().execute(update(INFERENCES).where(chosen).values(data_storage_key=None, updated_at=db_now()))
     return cast(list[tuple[str, str | None]], found)
 
 

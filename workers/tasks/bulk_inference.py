@@ -17,7 +17,7 @@ from orchestrator.bulk_inference.lifecycle import TERMINAL
 from orchestrator.bulk_inference.metrics import measure
 from orchestrator.bulk_inference.record import FailedResult, StoredResult, Target, explain, fail_job, record
 from orchestrator.bulk_inference.tables import BulkInferenceJobRow
-from orchestrator.database import reading, select_rows, transact
+from orchestrator.database import fetch_rows, reading, transact
 from orchestrator.errors import Unavailable
 from orchestrator.ledger import Again, Done, Hopeless, Lease, Outcome, Postponed
 from orchestrator.registry import get_model
@@ -115,7 +115,7 @@ def outstanding(lease: Lease, job: BulkInferenceJobRow) -> Iterator[Sequence[Ref
         high = min(low + PAGE, lease.payload["high"])
         with reading() as session:
             settled = set(session.scalars(queries.settled(job.id, low, high))) if may_have_outcomes else ()
-            rows = select_rows(session, queries.datums(job, low, high))
+            rows = fetch_rows(session, queries.datums(job, low, high))
         yield [Reference._make(row) for row in rows if row[0] not in settled]
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from orchestrator import clock
-from orchestrator.database import insert_rows, reading, select_rows, transact
+from orchestrator.database import fetch_rows, insert_rows, reading, transact
 from orchestrator.database.bulk import RUN
 from orchestrator.ids import new_id
 from orchestrator.inference_store.tables import InferenceRow
@@ -58,8 +58,8 @@ def test_rows_come_out_as_they_are_in_the_order_of_the_statement() -> None:
     columns = InferenceRow.inference_id, InferenceRow.data, InferenceRow.data_hash
     mine = select(*columns).where(InferenceRow.model_id == model_id).order_by(InferenceRow.inference_id)
     with reading() as session:
-        assert select_rows(session, mine) == rows
-        assert select_rows(session, mine.where(InferenceRow.data == "none")) == []
+        assert fetch_rows(session, mine) == rows
+        assert fetch_rows(session, mine.where(InferenceRow.data == "none")) == []
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")) | st.sampled_from(
