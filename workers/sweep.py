@@ -20,7 +20,7 @@ TARGET = 0.08
 #: Inferences in the first page of an attempt, in the smallest and in the largest.
 FIRST, SMALLEST, LARGEST = 200, 16, 8192
 #: Inferences after which what they left in SQLite's log is copied back.
-LOGGED = 4096
+LOGGED = 8192
 #: Seconds of work after which a unit comes back, so that others get the worker in between.
 SLICE = 3.0
 
