@@ -104,7 +104,7 @@ def test_a_stubborn_trainer_is_told_once_and_killed_when_its_grace_is_over(stage
     wait_gone([trainer])
     killed = time.clock_gettime(time.CLOCK_BOOTTIME)
     (told,) = (stage.folder(run_id).path / "told").read_text().split()
-    assert killed - float(told) > 1.5
+    assert 1.5 < killed - float(told) < 25
     stage.wait_cleared(run_id)
 
 
